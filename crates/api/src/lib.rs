@@ -1,1 +1,21 @@
+//! The words of the house: what an object is, what a kind is, and what can be said about them.
+//!
+//! - [`value`]: the compact JSON tree of the write path; reads, lists and watches never build one.
+//! - [`object`]: an object as everybody shares it: encoded bytes with the few indexed fields beside them.
+//! - [`names`]: group, version, kind and resource; the ones that our own loops speak of, by name.
+//! - [`table`]: the facts of every built-in kind, generated from upstream's own sources.
+//! - [`schema`]: decoding, defaulting, validating and encoding by those facts.
+//! - [`selector`], [`quantity`], [`patch`], [`fields`]: the small languages of the API, pure.
+//! - [`status`]: the one error that crosses the API.
+//! - [`interface`]: `trait Api`, the narrow waist that loops, node, edge and console see.
+//!
+//! Everything here is synchronous and pure but for the trait's signatures. This crate knows no HTTP, no store
+//! and no kernel.
 
+pub mod interface;
+pub mod names;
+pub mod object;
+pub mod schema;
+pub mod status;
+pub mod table;
+pub mod value;

@@ -1,0 +1,357 @@
+//! An object as everybody shares it.
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::names::GroupVersionKind;
+use crate::status::Status;
+use crate::value::{Str, Value, write_string};
+
+/// How every body begins. The resource version goes right behind it when the object is written out.
+const BODY_START: &[u8] = br#"{"metadata":{"#;
+
+/// One object: its encoded body, and beside it the few fields that generic code asks for.
+///
+/// The body is JSON without `apiVersion`, `kind` and `metadata.resourceVersion`: the first two are facts of the
+/// kind, the third is the store's revision. It begins with `metadata`, so that all three can be spliced in while
+/// it is copied out, and it is never decoded for a read.
+#[derive(Debug)]
+pub struct Object {
+    kind: Arc<GroupVersionKind>,
+    revision: u64,
+    namespace: Str,
+    name: Str,
+    uid: Str,
+    deleting: bool,
+    labels: Box<[(Str, Str)]>,
+    owners: Box<[Owner]>,
+    fields: Box<[(Str, Str)]>,
+    body: Bytes,
+    view: Mutex<Option<(TypeId, Weak<dyn Any + Send + Sync>)>>,
+}
+
+/// One entry of `metadata.ownerReferences`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// As `apps/v1`.
+    pub api_version: Str,
+    /// As `ReplicaSet`.
+    pub kind: Str,
+    /// Name of the owner.
+    pub name: Str,
+    /// Its uid.
+    pub uid: Str,
+    /// Whether it is the managing controller.
+    pub controller: bool,
+    /// Whether foreground deletion of the owner waits for this object.
+    pub block_owner_deletion: bool,
+}
+
+/// Why bytes are not an object.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored body of an object cannot be read: {0}; it was not written by this program")]
+pub struct BodyError(String);
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+}
+
+/// Only what is indexed; strings borrow from the body where they carry no escapes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    uid: Cow<'a, str>,
+    #[serde(default)]
+    deletion_timestamp: Option<serde::de::IgnoredAny>,
+    #[serde(default, deserialize_with = "pairs")]
+    labels: Vec<(Str, Str)>,
+    #[serde(default)]
+    owner_references: Vec<OwnerReference>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerReference {
+    api_version: Str,
+    kind: Str,
+    name: Str,
+    uid: Str,
+    #[serde(default)]
+    controller: Option<bool>,
+    #[serde(default)]
+    block_owner_deletion: Option<bool>,
+}
+
+fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, Str)>, D::Error> {
+    struct Pairs;
+    impl<'de> serde::de::Visitor<'de> for Pairs {
+        type Value = Vec<(Str, Str)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map of strings")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = access.next_entry()? {
+                pairs.push(pair);
+            }
+            pairs.sort();
+            Ok(pairs)
+        }
+    }
+    deserializer.deserialize_any(Pairs)
+}
+
+impl Object {
+    /// The body of a tree: `metadata` first, without what the envelope carries.
+    pub fn body_of(tree: &Value) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(BODY_START);
+        let mut first = true;
+        let mut member = |out: &mut Vec<u8>, key: &str, value: &Value| {
+            if !first {
+                out.push(b',');
+            }
+            first = false;
+            write_string(key, out);
+            out.push(b':');
+            value.write_to(out);
+        };
+        for (key, value) in tree.get("metadata").and_then(Value::as_object).into_iter().flat_map(|map| map.iter()) {
+            if key != "resourceVersion" {
+                member(&mut out, key, value);
+            }
+        }
+        out.push(b'}');
+        for (key, value) in tree.as_object().into_iter().flat_map(|map| map.iter()) {
+            if !matches!(key.as_str(), "metadata" | "apiVersion" | "kind") {
+                out.push(b',');
+                write_string(key, &mut out);
+                out.push(b':');
+                value.write_to(&mut out);
+            }
+        }
+        out.push(b'}');
+        out
+    }
+
+    /// From a stored body. `fields` are the values of the kind's selectable fields, in the kind's order.
+    pub fn from_body(
+        kind: Arc<GroupVersionKind>,
+        revision: u64,
+        body: Bytes,
+        fields: Vec<(Str, Str)>,
+    ) -> Result<Self, BodyError> {
+        if !body.starts_with(BODY_START) {
+            return Err(BodyError("it does not begin with metadata".to_owned()));
+        }
+        let Body { metadata } = serde_json::from_slice(&body).map_err(|error| BodyError(error.to_string()))?;
+        Ok(Self {
+            kind,
+            revision,
+            namespace: metadata.namespace.into(),
+            name: metadata.name.into(),
+            uid: metadata.uid.into(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            labels: metadata.labels.into(),
+            owners: metadata.owner_references.into_iter().map(Owner::from).collect(),
+            fields: fields.into(),
+            view: Mutex::default(),
+            body,
+        })
+    }
+
+    /// From a whole tree, as an HTTP client gets it: envelope and resource version are taken from the tree.
+    /// No selectable fields are indexed.
+    pub fn from_tree(tree: &Value) -> Result<Self, BodyError> {
+        let text = |path: &[&str]| tree.str_at(path).unwrap_or_default();
+        let kind = GroupVersionKind::parse(text(&["apiVersion"]), text(&["kind"]));
+        let revision = text(&["metadata", "resourceVersion"]).parse().unwrap_or_default();
+        Self::from_body(Arc::new(kind), revision, Self::body_of(tree).into(), Vec::new())
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> &Arc<GroupVersionKind> {
+        &self.kind
+    }
+
+    /// `metadata.resourceVersion`: the store's revision of the last write.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// `metadata.namespace`; empty where the kind has none.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub fn is_deleting(&self) -> bool {
+        self.deleting
+    }
+
+    /// `metadata.labels`, sorted by key.
+    pub fn labels(&self) -> &[(Str, Str)] {
+        &self.labels
+    }
+
+    /// The label `key`.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok().map(|at| self.labels[at].1.as_str())
+    }
+
+    /// `metadata.ownerReferences`.
+    pub fn owners(&self) -> &[Owner] {
+        &self.owners
+    }
+
+    /// The managing controller among the owners.
+    pub fn controller(&self) -> Option<&Owner> {
+        self.owners.iter().find(|owner| owner.controller)
+    }
+
+    /// The value of a selectable field; every kind has `metadata.name` and `metadata.namespace`.
+    pub fn field(&self, path: &str) -> Option<&str> {
+        match path {
+            "metadata.name" => Some(&self.name),
+            "metadata.namespace" => Some(&self.namespace),
+            _ => self.fields.iter().find(|(other, _)| other == path).map(|(_, value)| value.as_str()),
+        }
+    }
+
+    /// The encoded body, without envelope and resource version.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Appends the object as JSON. Items of a typed list carry no `apiVersion` and `kind` (`with_type` false).
+    pub fn write_json(&self, with_type: bool, out: &mut Vec<u8>) {
+        out.reserve(self.body.len() + 96);
+        out.push(b'{');
+        if with_type {
+            out.extend_from_slice(br#""kind":"#);
+            write_string(&self.kind.kind, out);
+            out.extend_from_slice(br#","apiVersion":"#);
+            write_string(&self.kind.api_version(), out);
+            out.push(b',');
+        }
+        out.extend_from_slice(&BODY_START[1..]);
+        let rest = &self.body[BODY_START.len()..];
+        if self.revision > 0 {
+            out.extend_from_slice(format!("\"resourceVersion\":\"{}\"", self.revision).as_bytes());
+            if !rest.starts_with(b"}") {
+                out.push(b',');
+            }
+        }
+        out.extend_from_slice(rest);
+    }
+
+    /// The whole object as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_json(true, &mut out);
+        out
+    }
+
+    /// The whole object as a tree, for the write path.
+    pub fn to_tree(&self) -> Value {
+        crate::value::parse(&self.to_json()).expect("a body was written by `body_of`, so it is JSON")
+    }
+
+    /// A typed, read-only view (`k8s_openapi`'s), shared by all who look at the same time. Never write one back:
+    /// it has dropped the fields that it does not know.
+    pub fn view<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Status> {
+        let mut slot = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, weak)) = &*slot
+            && *id == TypeId::of::<T>()
+            && let Some(shared) = weak.upgrade()
+            && let Ok(typed) = shared.downcast::<T>()
+        {
+            return Ok(typed);
+        }
+        let view: T = serde_json::from_slice(&self.to_json()).map_err(|error| {
+            Status::internal(format_args!(
+                "{} {}/{} cannot be viewed as its kind: {error}",
+                self.kind.kind, self.namespace, self.name
+            ))
+        })?;
+        let view = Arc::new(view);
+        let erased: Arc<dyn Any + Send + Sync> = view.clone();
+        *slot = Some((TypeId::of::<T>(), Arc::downgrade(&erased)));
+        Ok(view)
+    }
+}
+
+impl From<OwnerReference> for Owner {
+    fn from(reference: OwnerReference) -> Self {
+        Self {
+            api_version: reference.api_version,
+            kind: reference.kind,
+            name: reference.name,
+            uid: reference.uid,
+            controller: reference.controller.unwrap_or_default(),
+            block_owner_deletion: reference.block_owner_deletion.unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn an_object_is_written_with_envelope_and_revision() {
+        let tree = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a", "namespace": "b", "resourceVersion": "7", "labels": {"z": "1", "a": "2"},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u", "controller": true}]},
+            "spec": {"replicas": 1}
+        });
+        let object = Object::from_tree(&tree).unwrap();
+        assert_eq!(object.revision(), 7);
+        assert_eq!(object.label("a"), Some("2"));
+        assert_eq!(object.controller().unwrap().kind, "X");
+        assert_eq!(object.to_tree(), tree);
+        let mut item = Vec::new();
+        object.write_json(false, &mut item);
+        assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"7","#));
+    }
+
+    #[test]
+    fn views_are_shared_while_somebody_holds_one() {
+        let tree = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
+        let object = Object::from_tree(&tree).unwrap();
+        let first = object.view::<k8s_openapi::api::core::v1::Pod>().unwrap();
+        let second = object.view::<k8s_openapi::api::core::v1::Pod>().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(first.metadata.name.as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Decoding, defaulting, validating and pruning by the table.
