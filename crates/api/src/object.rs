@@ -134,13 +134,15 @@ impl Object {
             out.push(b':');
             value.write_to(out);
         };
-        for (key, value) in tree.get("metadata").and_then(Value::as_object).into_iter().flat_map(|map| map.iter()) {
+        for (key, value) in
+            tree.get("metadata").and_then(Value::as_object).into_iter().flat_map(super::value::Map::iter)
+        {
             if key != "resourceVersion" {
                 member(&mut out, key, value);
             }
         }
         out.push(b'}');
-        for (key, value) in tree.as_object().into_iter().flat_map(|map| map.iter()) {
+        for (key, value) in tree.as_object().into_iter().flat_map(super::value::Map::iter) {
             if !matches!(key.as_str(), "metadata" | "apiVersion" | "kind") {
                 out.push(b',');
                 write_string(key, &mut out);
@@ -162,7 +164,8 @@ impl Object {
         if !body.starts_with(BODY_START) {
             return Err(BodyError("it does not begin with metadata".to_owned()));
         }
-        let Body { metadata } = serde_json::from_slice(&body).map_err(|error| BodyError(error.to_string()))?;
+        let Body { metadata } =
+            serde_json::from_slice(&body).map_err(|error| BodyError(error.to_string()))?;
         Ok(Self {
             kind,
             revision,
@@ -224,7 +227,10 @@ impl Object {
 
     /// The label `key`.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok().map(|at| self.labels[at].1.as_str())
+        self.labels
+            .binary_search_by(|(other, _)| other.as_str().cmp(key))
+            .ok()
+            .map(|at| self.labels[at].1.as_str())
     }
 
     /// `metadata.ownerReferences`.

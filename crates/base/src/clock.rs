@@ -10,9 +10,14 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { started: std::time::Instant },
+    System {
+        started: std::time::Instant,
+    },
     /// Follows tokio's clock, which a simulation pauses and advances.
-    Simulated { epoch: Timestamp, started: tokio::time::Instant },
+    Simulated {
+        epoch: Timestamp,
+        started: tokio::time::Instant,
+    },
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place that the lint points to")]

@@ -1,0 +1,253 @@
+//! Executes the plans of controllers.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use api::interface::{Answer, Api, Call};
+use api::names::Resource;
+use api::status::{Reason, Status};
+use api::value::Str;
+use base::{Backoff, Clock, Stop, Tasks};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tracing::{Instrument, debug, debug_span, error, info_span, warn};
+
+use crate::mirror::Key;
+use crate::plan::{Controller, Plan, Write};
+use crate::queue::Queue;
+use crate::recorder::Recorder;
+use crate::world::World;
+
+/// Keys of one controller that are worked on at the same time.
+const WORKERS: usize = 8;
+/// Writes of one stage that are under way at the same time.
+const WRITES_AT_ONCE: usize = 32;
+/// Wait before a key is tried again after a failure, first and longest.
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// How long the mirrors may take to show our own writes before we go on without.
+const OWN_WRITES_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One controller at work.
+pub struct Runner {
+    controller: Arc<dyn Controller>,
+    world: Arc<World>,
+    api: Arc<dyn Api>,
+    clock: Clock,
+    recorder: Recorder,
+    queue: Arc<Queue>,
+    failures: Mutex<BTreeMap<Key, Backoff>>,
+}
+
+/// Something that a write leads the mirrors to show.
+enum Expected {
+    Revision(Resource, u64),
+    Deletion(Resource, Key, Str),
+}
+
+impl Runner {
+    /// Connects a controller to the mirrors. `recorder` speaks for its name. The world must have all mirrors that
+    /// the controller watches.
+    pub fn new(
+        controller: Arc<dyn Controller>,
+        world: &Arc<World>,
+        api: Arc<dyn Api>,
+        clock: &Clock,
+        recorder: &Recorder,
+    ) -> Arc<Self> {
+        let queue = Arc::new(Queue::new(clock.clone()));
+        for watches in controller.watches() {
+            // The world owns the mirrors, which own the listeners: a strong reference would keep all forever.
+            let (queue, world_again): (_, Weak<World>) = (queue.clone(), Arc::downgrade(world));
+            world.mirror(&watches.resource).on_change(move |change| {
+                if let Some(world) = world_again.upgrade() {
+                    for key in (watches.keys)(&world, change) {
+                        queue.add(key);
+                    }
+                }
+            });
+        }
+        Arc::new(Self {
+            recorder: recorder.for_source(controller.name()),
+            controller,
+            world: world.clone(),
+            api,
+            clock: clock.clone(),
+            queue,
+            failures: Mutex::default(),
+        })
+    }
+
+    /// Starts the workers; they begin when the mirrors are synced.
+    pub fn start(self: &Arc<Self>, tasks: &Tasks, stop: &Stop) {
+        for _ in 0..WORKERS {
+            let (runner, stop) = (self.clone(), stop.clone());
+            let span = info_span!("controller", name = self.controller.name());
+            tasks.spawn("controller", async move { runner.work(&stop).await }.instrument(span));
+        }
+        let (queue, stop) = (self.queue.clone(), stop.clone());
+        tasks.spawn("controller queue", async move {
+            stop.stopped().await;
+            queue.close();
+        });
+    }
+
+    /// The keys that wait; for the simulated world and for `/debug`.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    async fn work(&self, stop: &Stop) {
+        if stop.or(self.world.synced()).await.is_none() {
+            return;
+        }
+        while let Some(key) = self.queue.next().await {
+            // A plan is not cut in the middle by a stop: its writes are quick, and the process waits for them.
+            self.reconcile(&key).instrument(debug_span!("reconcile", %key)).await;
+            self.queue.done(&key);
+        }
+    }
+
+    async fn reconcile(&self, key: &Key) {
+        let now = self.clock.now();
+        let planned =
+            std::panic::catch_unwind(AssertUnwindSafe(|| self.controller.plan(&self.world, key, now)));
+        let result = match planned {
+            Ok(plan) => self.execute(plan, key).await,
+            Err(_) => {
+                error!(controller = self.controller.name(), %key, "planning panicked; this is a bug");
+                Err(Status::internal("planning panicked"))
+            }
+        };
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => {
+                failures.remove(key);
+            }
+            Err(status) => {
+                let backoff = failures.entry(key.clone()).or_insert(Backoff::new(RETRY_FIRST, RETRY_LONGEST));
+                let delay = backoff.fail();
+                drop(failures);
+                if status.reason == Reason::Conflict {
+                    debug!(%key, error = %status, "somebody else wrote first; planning anew");
+                } else {
+                    warn!(controller = self.controller.name(), %key, error = %status, ?delay, "a plan failed");
+                }
+                self.queue.add_after(key.clone(), delay);
+            }
+        }
+    }
+
+    async fn execute(&self, plan: Plan, key: &Key) -> Result<(), Status> {
+        if let Some(delay) = plan.again_after {
+            self.queue.add_after(key.clone(), delay);
+        }
+        let mut expected = Vec::new();
+        let mut failure = None;
+        for stage in plan.stages {
+            failure = self.execute_stage(stage, &mut expected).await;
+            if failure.is_some() {
+                break;
+            }
+        }
+        self.await_own_writes(expected).await;
+        match failure {
+            Some(status) => Err(status),
+            None => {
+                plan.notes.into_iter().for_each(|note| self.recorder.note(note));
+                Ok(())
+            }
+        }
+    }
+
+    async fn execute_stage(&self, stage: Vec<Write>, expected: &mut Vec<Expected>) -> Option<Status> {
+        let mut failure = None;
+        let mut under_way = FuturesUnordered::new();
+        let mut writes = stage.into_iter();
+        loop {
+            while under_way.len() < WRITES_AT_ONCE
+                && failure.is_none()
+                && let Some(write) = writes.next()
+            {
+                under_way.push(async move { (self.api.call(write.call.clone()).await, write) });
+            }
+            let Some((result, write)) = under_way.next().await else { return failure };
+            match result {
+                Ok(answer) => {
+                    if let Some(note) = &write.on_success {
+                        let name = if let Answer::Object(object) = &answer { object.name() } else { "" };
+                        self.recorder.note(note.filled("{name}", name));
+                    }
+                    expected.extend(expectation(&write, &answer));
+                }
+                Err(status) if write.tolerate.contains(&status.reason) => {
+                    debug!(error = %status, "a write was not needed any more");
+                }
+                Err(status) => {
+                    if let Some(note) = &write.on_failure {
+                        self.recorder.note(note.filled("{error}", &status.message));
+                    }
+                    failure = Some(status);
+                }
+            }
+        }
+    }
+
+    /// Waits until the mirrors show what was just written, so that the next plan for the key cannot decide on a
+    /// world that lacks it (and, for one, make the same pods again).
+    async fn await_own_writes(&self, expected: Vec<Expected>) {
+        if expected.is_empty() {
+            return;
+        }
+        let all_seen = async {
+            for expected in &expected {
+                self.seen(expected).await;
+            }
+        };
+        if self.clock.timeout(OWN_WRITES_DEADLINE, all_seen).await.is_none() {
+            warn!(
+                controller = self.controller.name(),
+                "the mirrors do not show our own writes; going on without"
+            );
+        }
+    }
+
+    async fn seen(&self, expected: &Expected) {
+        let (Expected::Revision(resource, _) | Expected::Deletion(resource, ..)) = expected;
+        let Some(mirror) = self.world.try_mirror(resource).filter(|mirror| mirror.is_whole()) else { return };
+        let mut progress = mirror.progress();
+        // The mirror keeps the sender, so waiting cannot fail.
+        let _ = match expected {
+            Expected::Revision(_, revision) => {
+                progress.wait_for(|progress| progress.revision >= *revision).await
+            }
+            Expected::Deletion(_, key, uid) => {
+                progress
+                    .wait_for(|_| {
+                        let object = mirror.get(&key.namespace, &key.name);
+                        object.is_none_or(|object| object.uid() != uid || object.is_deleting())
+                    })
+                    .await
+            }
+        };
+    }
+}
+
+fn expectation(write: &Write, answer: &Answer) -> Option<Expected> {
+    match (&write.call, answer) {
+        (Call::Delete(target, options), _) => {
+            let uid = options.uid.clone()?;
+            Some(Expected::Deletion(target.resource.clone(), Key::new(&target.namespace, &target.name), uid))
+        }
+        (
+            Call::Create(target, ..) | Call::Update(target, ..) | Call::Patch(target, ..),
+            Answer::Object(object),
+        ) => {
+            // What a subresource answers may be another kind; only the status is the object itself.
+            let itself = target.subresource.is_empty() || target.subresource == "status";
+            itself.then(|| Expected::Revision(target.resource.clone(), object.revision()))
+        }
+        _ => None,
+    }
+}
