@@ -15,7 +15,11 @@
 pub mod interface;
 pub mod names;
 pub mod object;
+pub mod patch;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod table;
+pub mod validation;
 pub mod value;
