@@ -1,11 +1,12 @@
 //! What a controller decides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::interface::{Call, DeleteOptions, PatchKind, Target, WriteOptions};
 use api::names::Resource;
 use api::object::Object;
-use api::status::Reason;
+use api::status::{Reason, Status};
 use api::value::{Str, Value};
 use jiff::Timestamp;
 
@@ -57,8 +58,27 @@ pub struct Write {
     pub tolerate: &'static [Reason],
     /// Told if the write fails; `{error}` stands for the reason.
     pub on_failure: Option<Note>,
+    /// Done if the write fails, as to say so in a status. Its own failure is only logged.
+    pub or_else: Option<OrElse>,
     /// Told if the write succeeds; `{name}` stands for the name of the object in the answer.
     pub on_success: Option<Note>,
+}
+
+/// The write that answers a failure: a pure function of it.
+#[derive(Clone)]
+pub struct OrElse(Arc<dyn Fn(&Status) -> Write + Send + Sync>);
+
+impl OrElse {
+    /// The write for this failure.
+    pub fn write(&self, failure: &Status) -> Write {
+        (self.0)(failure)
+    }
+}
+
+impl std::fmt::Debug for OrElse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OrElse")
+    }
 }
 
 impl Watches {
@@ -134,7 +154,7 @@ impl Plan {
 
 impl Write {
     fn new(call: Call, tolerate: &'static [Reason]) -> Self {
-        Self { call, tolerate, on_failure: None, on_success: None }
+        Self { call, tolerate, on_failure: None, on_success: None, or_else: None }
     }
 
     /// Makes an object; one that exists already is left to the next plan.
@@ -179,6 +199,13 @@ impl Write {
     #[must_use]
     pub fn telling(mut self, on_success: Option<Note>, on_failure: Option<Note>) -> Self {
         (self.on_success, self.on_failure) = (on_success, on_failure);
+        self
+    }
+
+    /// What is done if it fails.
+    #[must_use]
+    pub fn or_else(mut self, answer: impl Fn(&Status) -> Write + Send + Sync + 'static) -> Self {
+        self.or_else = Some(OrElse(Arc::new(answer)));
         self
     }
 

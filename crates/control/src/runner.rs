@@ -188,6 +188,12 @@ impl Runner {
                     if let Some(note) = &write.on_failure {
                         self.recorder.note(note.filled("{error}", &status.message));
                     }
+                    // One answer is enough: the others of a stage mostly fail for the same reason.
+                    if let (Some(or_else), None) = (&write.or_else, &failure)
+                        && let Err(error) = self.api.call(or_else.write(&status).call).await
+                    {
+                        warn!(%error, "the answer to a failed write failed too");
+                    }
                     failure = Some(status);
                 }
             }

@@ -1,1 +1,23 @@
+//! The controllers, one file each. Each is a pure plan over mirrors; `control` runs them.
+//!
+//! What is deliberately absent: clocks, I/O, caches. A controller that needs to remember something writes it into
+//! an object.
 
+use std::sync::Arc;
+
+use control::plan::Controller;
+
+pub mod condition;
+pub mod deployment;
+pub mod owner;
+pub mod pods;
+pub mod replicas;
+
+/// Every controller of the house. To add one, write its file and name it here.
+pub fn all() -> Vec<Arc<dyn Controller>> {
+    vec![
+        Arc::new(deployment::Deployments),
+        Arc::new(replicas::Replicas::sets()),
+        Arc::new(replicas::Replicas::controllers()),
+    ]
+}
