@@ -9,6 +9,7 @@ use control::plan::Controller;
 
 pub mod condition;
 pub mod deployment;
+pub mod endpoints;
 pub mod owner;
 pub mod pods;
 pub mod replicas;
@@ -19,5 +20,8 @@ pub fn all() -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::Deployments),
         Arc::new(replicas::Replicas::sets()),
         Arc::new(replicas::Replicas::controllers()),
+        Arc::new(endpoints::Slices),
+        Arc::new(endpoints::Endpoints),
+        Arc::new(endpoints::Mirroring),
     ]
 }
