@@ -1,0 +1,255 @@
+//! One connection: its handshake, its requests, its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base::{Clock, Stop, Tasks};
+use futures::FutureExt as _;
+use http::StatusCode;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Limits, ServerTls, Service};
+use crate::{Body, Request, Response, tls};
+
+/// How long tasks may take to notice that they were cut.
+pub(super) const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is known about the connection that a request came by.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The handshake's outcome; `None` without TLS.
+    pub tls: Option<Tls>,
+}
+
+/// What a TLS handshake told.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The name that the client asked for.
+    pub server_name: Option<String>,
+    /// The certificate that the client showed, trusted or not.
+    pub client: Option<tls::ClientCertificate>,
+}
+
+impl ConnectionInfo {
+    /// The certificate that the client showed, trusted or not.
+    pub fn client_certificate(&self) -> Option<&tls::ClientCertificate> {
+        self.tls.as_ref()?.client.as_ref()
+    }
+}
+
+pub(super) struct Shared<S> {
+    pub service: S,
+    pub tls: Option<ServerTls>,
+    pub limits: Limits,
+    pub clock: Clock,
+    pub stop: Stop,
+    pub abort: Stop,
+    pub tasks: Tasks,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<S: Service>(shared: Arc<Shared<S>>, stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    // Small answers must not wait for the peer's acknowledgement; failing to ask for that is harmless.
+    let _ = stream.set_nodelay(true);
+    let mut info = ConnectionInfo { peer, local, tls: None };
+    let Some(server) = &shared.tls else {
+        let http2 = shared.limits.http2_plaintext;
+        return exchange(&shared, stream, info, if http2 { Version::Either } else { Version::Http1 }).await;
+    };
+    let handshake = TlsAcceptor::from(server.config.clone()).accept(stream);
+    let limited = shared.clock.timeout(shared.limits.handshake_timeout, shared.abort.or(handshake));
+    let stream = match limited.await {
+        Some(Some(Ok(stream))) => stream,
+        Some(Some(Err(error))) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+        _ => return tracing::debug!(%peer, "TLS handshake took too long"),
+    };
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    info.tls = Some(Tls {
+        server_name: session.server_name().map(ToOwned::to_owned),
+        client: tls::ClientCertificate::check(chain, &server.client_roots, shared.clock.now()),
+    });
+    let http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
+    exchange(&shared, stream, info, if http2 { Version::Http2 } else { Version::Http1 }).await;
+}
+
+enum Version {
+    Http1,
+    Http2,
+    Either,
+}
+
+fn builder(limits: &Limits, version: &Version, tasks: &Tasks) -> auto::Builder<Spawner> {
+    let mut builder = auto::Builder::new(Spawner(tasks.clone()));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout)
+        .max_headers(limits.header_fields)
+        // hyper wants room for two buffers of 8 KiB at least.
+        .max_buf_size((limits.header_bytes as usize).max(16 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.http2_streams)
+        .max_header_list_size(limits.header_bytes)
+        .initial_stream_window_size(limits.http2_stream_window_bytes)
+        .initial_connection_window_size(limits.http2_connection_window_bytes)
+        .max_send_buf_size(limits.http2_send_buffer_bytes)
+        .keep_alive_interval(limits.http2_ping_interval)
+        .keep_alive_timeout(limits.http2_ping_timeout);
+    match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+        Version::Either => builder,
+    }
+}
+
+async fn exchange<S: Service, I>(shared: &Arc<Shared<S>>, io: I, info: ConnectionInfo, version: Version)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limits = &shared.limits;
+    let activity = Arc::new(Activity::default());
+    let (info, shared_of_requests, activity_of_requests) = (Arc::new(info), shared.clone(), activity.clone());
+    let peer = info.peer;
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        let (info, shared) = (info.clone(), shared_of_requests.clone());
+        let running = activity_of_requests.begin();
+        async move {
+            let request = request.map(Body::Incoming);
+            let response = answer(&shared.service, request, info).await;
+            // A response counts as running until its body is gone: a watch is not idleness.
+            let (mut parts, body) = response.into_parts();
+            parts.extensions.clear();
+            Ok::<_, Infallible>(http::Response::from_parts(parts, Counted { body, _running: running }))
+        }
+    });
+    let builder = builder(limits, &version, &shared.tasks);
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut stopping = false;
+    let mut seen = activity.begun();
+    loop {
+        tokio::select! {
+            outcome = connection.as_mut() => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%peer, %error, "connection ended with an error");
+                }
+                return;
+            }
+            () = shared.stop.stopped(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = shared.abort.stopped() => return,
+            // HTTP/2 in hyper knows no idle timeout.
+            () = shared.clock.sleep(limits.idle_timeout), if !stopping => {
+                let begun = activity.begun();
+                if begun == seen && activity.is_idle() {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                seen = begun;
+            }
+        }
+    }
+}
+
+async fn answer<S: Service>(service: &S, request: Request, info: Arc<ConnectionInfo>) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // The call itself may panic too, before there is a future.
+    let call = AssertUnwindSafe(async { service.call(request, info).await });
+    call.catch_unwind().await.unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!(%method, path, message, "a request panicked; this is a bug");
+        let mut response =
+            Response::new(Body::from("internal error: the request panicked; the log says where\n"));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Counts the requests of a connection.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Running {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Running(self.clone())
+    }
+
+    fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.begun() == self.ended.load(Ordering::Relaxed)
+    }
+}
+
+struct Running(Arc<Activity>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Counted {
+    body: Body,
+    _running: Running,
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = crate::body::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Starts hyper's HTTP/2 streams as tasks of this server.
+#[derive(Clone)]
+struct Spawner(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
+    fn execute(&self, future: F) {
+        self.0.spawn("http2 stream", future);
+    }
+}
