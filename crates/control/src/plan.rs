@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::interface::{Call, DeleteOptions, PatchKind, Target, WriteOptions};
+use api::interface::{
+    Answer, Call, Collection, DeleteOptions, GetOptions, ListOptions, PatchKind, Target, WriteOptions,
+};
 use api::names::Resource;
 use api::object::Object;
 use api::status::{Reason, Status};
@@ -49,11 +51,13 @@ pub struct Plan {
     pub again_after: Option<Duration>,
 }
 
-/// One write of a plan.
+/// One write of a plan, or a check that guards the stages behind it.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// What is asked of the API: anything but reads.
+    /// What is asked of the API: a write, or the read of a check.
     pub call: Call,
+    /// What the answer must be like; if it is not, the plan ends and the key is tried again.
+    pub check: Option<Check>,
     /// Failures that mean that somebody else has already done it, or that the next plan will see better.
     pub tolerate: &'static [Reason],
     /// Told if the write fails; `{error}` stands for the reason.
@@ -62,6 +66,18 @@ pub struct Write {
     pub or_else: Option<OrElse>,
     /// Told if the write succeeds; `{name}` stands for the name of the object in the answer.
     pub on_success: Option<Note>,
+}
+
+/// What mirrors cannot be asked, because they may lag: is it really not there?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// No object of that name, or one of another uid.
+    Absent {
+        /// The uid that must not be there.
+        uid: Str,
+    },
+    /// No object in the collection.
+    Empty,
 }
 
 /// The write that answers a failure: a pure function of it.
@@ -78,6 +94,17 @@ impl OrElse {
 impl std::fmt::Debug for OrElse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OrElse")
+    }
+}
+
+impl Check {
+    /// Whether an answer is as it must be.
+    pub fn holds(&self, answer: &Answer) -> bool {
+        match (self, answer) {
+            (Self::Absent { uid }, Answer::Object(object)) => object.uid() != uid,
+            (Self::Empty, Answer::List(list)) => list.items.is_empty(),
+            _ => false,
+        }
     }
 }
 
@@ -154,7 +181,7 @@ impl Plan {
 
 impl Write {
     fn new(call: Call, tolerate: &'static [Reason]) -> Self {
-        Self { call, tolerate, on_failure: None, on_success: None, or_else: None }
+        Self { call, check: None, tolerate, on_failure: None, on_success: None, or_else: None }
     }
 
     /// Makes an object; one that exists already is left to the next plan.
@@ -176,6 +203,14 @@ impl Write {
         Self::new(call, &[Reason::NotFound])
     }
 
+    /// Replaces an object, or a subresource of it.
+    pub fn update(target: Target, object: &Value) -> Self {
+        Self::new(
+            Call::Update(target, object.to_bytes().into(), WriteOptions::default()),
+            &[Reason::NotFound],
+        )
+    }
+
     /// Posts to a subresource, as a binding or an eviction.
     pub fn post(target: Target, object: &Value) -> Self {
         Self::new(Call::Create(target, object.to_bytes().into(), WriteOptions::default()), &[])
@@ -186,6 +221,27 @@ impl Write {
         let target = Target::new(resource, object.namespace(), object.name());
         let options = DeleteOptions { uid: Some(Str::from(object.uid())), ..options };
         Self::new(Call::Delete(target, options), &[Reason::NotFound, Reason::Conflict])
+    }
+
+    /// Deletes all objects of a collection.
+    pub fn delete_collection(collection: Collection, options: DeleteOptions) -> Self {
+        let call = Call::DeleteCollection(collection, ListOptions::default(), options);
+        Self::new(call, &[Reason::NotFound, Reason::MethodNotAllowed])
+    }
+
+    /// Goes on only if the object with this uid is really gone.
+    pub fn require_absent(target: Target, uid: &str) -> Self {
+        let check = Check::Absent { uid: uid.into() };
+        Self {
+            check: Some(check),
+            ..Self::new(Call::Get(target, GetOptions::default()), &[Reason::NotFound])
+        }
+    }
+
+    /// Goes on only if a collection is really empty.
+    pub fn require_empty(collection: Collection) -> Self {
+        let call = Call::List(collection, ListOptions { limit: 1, ..ListOptions::default() });
+        Self { check: Some(Check::Empty), ..Self::new(call, &[Reason::NotFound, Reason::MethodNotAllowed]) }
     }
 
     /// Also takes these failures for a success.

@@ -174,6 +174,9 @@ impl Runner {
             }
             let Some((result, write)) = under_way.next().await else { return failure };
             match result {
+                Ok(answer) if write.check.as_ref().is_some_and(|check| !check.holds(&answer)) => {
+                    failure = Some(Status::new(Reason::Conflict, "what was to be gone is still there"));
+                }
                 Ok(answer) => {
                     if let Some(note) = &write.on_success {
                         let name = if let Answer::Object(object) = &answer { object.name() } else { "" };

@@ -10,6 +10,9 @@ use control::plan::Controller;
 pub mod condition;
 pub mod deployment;
 pub mod endpoints;
+pub mod every;
+pub mod garbage;
+pub mod namespace;
 pub mod owner;
 pub mod pods;
 pub mod replicas;
@@ -23,5 +26,7 @@ pub fn all() -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Endpoints),
         Arc::new(endpoints::Mirroring),
+        Arc::new(namespace::Namespaces),
+        Arc::new(garbage::Garbage),
     ]
 }

@@ -1,0 +1,215 @@
+//! The garbage collector: what becomes of objects when their owners go.
+//!
+//! Upstream keeps a graph of all objects; here the mirrors' index of owners is that graph.
+
+use std::sync::Arc;
+
+use api::interface::{DeleteOptions, PatchKind, Propagation, Target};
+use api::json;
+use api::names::Resource;
+use api::object::{Object, Owner};
+use api::status::Reason;
+use api::value::Value;
+use control::mirror::{Change, Key};
+use control::plan::{Controller, Plan, Watches, Write};
+use control::recorder::Note;
+use control::world::World;
+use jiff::Timestamp;
+
+use crate::every;
+
+/// Finalizer of an owner whose dependents stay.
+const ORPHAN: &str = "orphan";
+/// Finalizer of an owner that goes after its dependents.
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// The garbage collector. Its keys name kinds too ([`every::key_of`]).
+pub struct Garbage;
+
+impl Controller for Garbage {
+    fn name(&self) -> &'static str {
+        "garbage-collector-controller"
+    }
+
+    fn watches(&self) -> Vec<Watches> {
+        every::resources().into_iter().map(|kind| Watches::mapped(&every::resource(kind), keys)).collect()
+    }
+
+    fn plan(&self, world: &World, key: &Key, _now: Timestamp) -> Plan {
+        let mut plan = Plan::nothing();
+        let Some((resource, name)) = every::read_key(key) else { return plan };
+        let Some(object) = world.get(&resource, &key.namespace, name) else { return plan };
+        if object.is_deleting() {
+            let finalizers = finalizers(&object);
+            if finalizers.iter().any(|finalizer| finalizer == ORPHAN) {
+                return orphan_dependents(world, &resource, &object, &finalizers);
+            }
+            if finalizers.iter().any(|finalizer| finalizer == FOREGROUND) {
+                return delete_dependents_first(world, &resource, &object, &finalizers);
+            }
+            return plan;
+        }
+        if !object.owners().is_empty() {
+            collect(&mut plan, world, &resource, &object);
+        }
+        plan
+    }
+}
+
+/// An object leads to itself; one that goes, or begins to, also to its dependents; one that is gone to its owners,
+/// which may have waited for it.
+fn keys(world: &World, change: &Change) -> Vec<Key> {
+    let mut keys: Vec<Key> = change.new.as_deref().and_then(every::key_of).into_iter().collect();
+    let going = change.new.as_deref().is_none_or(Object::is_deleting);
+    let object = change.old.as_deref().or(change.new.as_deref());
+    if let Some(object) = object.filter(|_| going) {
+        keys.extend(
+            dependents(world, object.uid()).iter().filter_map(|(_, dependent)| every::key_of(dependent)),
+        );
+    }
+    if let (Some(gone), None) = (change.old.as_deref(), change.new.as_deref()) {
+        let owners = gone.owners().iter().filter_map(|owner| find_owner(world, gone, owner));
+        keys.extend(owners.filter_map(|(_, owner)| every::key_of(&owner)));
+    }
+    keys
+}
+
+fn finalizers(object: &Object) -> Vec<String> {
+    let tree = object.to_tree();
+    let finalizers = tree.array_at(&["metadata", "finalizers"]).iter();
+    finalizers.filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect()
+}
+
+fn dependents(world: &World, uid: &str) -> Vec<(Resource, Arc<Object>)> {
+    let owned = world.mirrors().flat_map(|mirror| {
+        let resource = mirror.resource().clone();
+        mirror.owned_by(uid).into_iter().map(move |object| (resource.clone(), object))
+    });
+    owned.collect()
+}
+
+/// The owner itself, if the mirrors know it. An owner without a namespace may own everywhere; one with a namespace
+/// only in its own.
+fn find_owner(world: &World, dependent: &Object, owner: &Owner) -> Option<(Resource, Arc<Object>)> {
+    let target = owner_target(dependent, owner)?;
+    let found = world.try_mirror(&target.resource)?.get(&target.namespace, &target.name)?;
+    (found.uid() == owner.uid).then_some((target.resource, found))
+}
+
+/// Where an owner would be; `None` if its kind is unknown to us, and then nobody is collected for it.
+fn owner_target(dependent: &Object, owner: &Owner) -> Option<Target> {
+    let kind = every::resource_of(&owner.api_version, &owner.kind)?;
+    let preferred = api::table::kinds().preferred(kind.group, kind.resource)?;
+    let namespace = if kind.namespaced { dependent.namespace() } else { "" };
+    Some(Target::new(&every::resource(preferred), namespace, &owner.name))
+}
+
+/// Deletes an object whose owners are all gone, or takes the gone ones off its list.
+fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Object>) {
+    let (mut solid, mut waiting, mut dangling) = (0, Vec::new(), Vec::new());
+    for owner in object.owners() {
+        let Some(target) = owner_target(object, owner) else {
+            solid += 1;
+            continue;
+        };
+        // An owner with a namespace cannot own what has none; that is a mistake, not garbage.
+        if object.namespace().is_empty()
+            && every::resource_of(&owner.api_version, &owner.kind).is_some_and(|k| k.namespaced)
+        {
+            let message = format!(
+                "ownerRef [{}/{}, namespace: , name: {}, uid: {}] does not exist in namespace \"\"",
+                owner.api_version, owner.kind, owner.name, owner.uid
+            );
+            plan.note(Note::warning(object, "OwnerRefInvalidNamespace", message));
+            solid += 1;
+            continue;
+        }
+        match find_owner(world, object, owner) {
+            None => dangling.push((owner, target)),
+            Some((_, found)) if found.is_deleting() && finalizers(&found).iter().any(|f| f == FOREGROUND) => {
+                waiting.push(owner);
+            }
+            Some(_) => solid += 1,
+        }
+    }
+    if dangling.is_empty() && waiting.is_empty() {
+        return;
+    }
+    // Mirrors may lag behind each other; the server decides whether an owner is really gone.
+    for (owner, target) in &dangling {
+        plan.write(Write::require_absent(target.clone(), &owner.uid));
+    }
+    plan.then();
+    if solid > 0 {
+        let gone = dangling.iter().map(|(owner, _)| *owner).chain(waiting);
+        let references: Vec<Value> =
+            gone.map(|owner| json!({"$patch": "delete", "uid": (owner.uid.clone())})).collect();
+        plan.write(disown(resource, object, references));
+        return;
+    }
+    let propagation = if !waiting.is_empty() && !dependents(world, object.uid()).is_empty() {
+        Propagation::Foreground
+    } else {
+        let finalizers = finalizers(object);
+        let has = |name| finalizers.iter().any(|finalizer| finalizer == name);
+        if has(ORPHAN) {
+            Propagation::Orphan
+        } else if has(FOREGROUND) {
+            Propagation::Foreground
+        } else {
+            Propagation::Background
+        }
+    };
+    let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+    plan.write(Write::delete(resource, object, options));
+}
+
+fn disown(resource: &Resource, object: &Object, references: Vec<Value>) -> Write {
+    let patch = json!({"metadata": {"uid": (object.uid()), "ownerReferences": references}});
+    let target = Target::new(resource, object.namespace(), object.name());
+    Write::patch(target, PatchKind::StrategicMerge, &patch)
+}
+
+/// Frees all dependents, then lets the owner go.
+fn orphan_dependents(world: &World, resource: &Resource, owner: &Object, finalizers: &[String]) -> Plan {
+    let mut plan = Plan::nothing();
+    for (dependent_resource, dependent) in dependents(world, owner.uid()) {
+        let reference = json!({"$patch": "delete", "uid": (owner.uid())});
+        let write = disown(&dependent_resource, &dependent, vec![reference]);
+        plan.write(write.tolerating(&[Reason::NotFound]));
+    }
+    plan.then();
+    plan.write(without_finalizer(resource, owner, finalizers, ORPHAN));
+    plan
+}
+
+/// Waits for the dependents that block, then lets the owner go. Their own plans delete them.
+fn delete_dependents_first(
+    world: &World,
+    resource: &Resource,
+    owner: &Object,
+    finalizers: &[String],
+) -> Plan {
+    let mut plan = Plan::nothing();
+    let blocks = |dependent: &Object| {
+        dependent
+            .owners()
+            .iter()
+            .any(|reference| reference.uid == owner.uid() && reference.block_owner_deletion)
+    };
+    let dependents = dependents(world, owner.uid());
+    if !dependents.iter().any(|(_, dependent)| blocks(dependent)) {
+        plan.write(without_finalizer(resource, owner, finalizers, FOREGROUND));
+    }
+    plan
+}
+
+fn without_finalizer(resource: &Resource, object: &Object, finalizers: &[String], finalizer: &str) -> Write {
+    let left: Vec<Value> =
+        finalizers.iter().filter(|name| *name != finalizer).map(|name| Value::from(name.as_str())).collect();
+    // Guarded by the revision: a finalizer that somebody has added meanwhile must not be lost.
+    let patch = json!({"metadata": {
+        "uid": (object.uid()), "resourceVersion": (object.revision().to_string()), "finalizers": left
+    }});
+    Write::merge(Target::new(resource, object.namespace(), object.name()), &patch)
+}
