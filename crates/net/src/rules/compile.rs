@@ -1,0 +1,331 @@
+//! From Services to elements of flat maps; and from two rule sets to the changes between them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::ruleset::{Affinity, Endpoint, Ruleset, ServiceKey, TrafficPolicy, VirtualService};
+use crate::address::Protocol;
+
+/// An address and port that a Service answers on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// The address.
+    pub address: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+/// The key of one element, with the map that it is in. Ordered so that each map's elements are together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `services`: which chain chooses the endpoint.
+    Service(Frontend),
+    /// `endpoints`: the endpoint with this number.
+    Endpoint(Frontend, u32),
+    /// `refused`: nothing can answer.
+    Refused(Frontend),
+    /// `hairpin`: this endpoint may reach itself.
+    Hairpin(IpAddr),
+}
+
+/// The value of one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// The chain that chooses.
+    Goto(Chain),
+    /// The endpoint.
+    Target(SocketAddr),
+    /// Answered with a refusal, so that the client knows at once.
+    Reject,
+    /// Dropped silently: it would be served on another node.
+    Drop,
+    /// A member of a set.
+    Member,
+}
+
+/// A chain that chooses an endpoint; there is one for each number of endpoints in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Chain {
+    /// By chance among this many.
+    Random(u32),
+    /// By chance among `count` at first, then the same for the same client.
+    Sticky {
+        /// How long a client is remembered.
+        timeout_s: u32,
+        /// How many endpoints there are.
+        count: u32,
+    },
+}
+
+impl Chain {
+    /// `random-3`, `sticky-10800s-3`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Random(count) => format!("random-{count}"),
+            Self::Sticky { timeout_s, count } => format!("sticky-{timeout_s}s-{count}"),
+        }
+    }
+
+    /// The chain of that name, if it is one of these.
+    pub fn parse(name: &str) -> Option<Self> {
+        if let Some(count) = name.strip_prefix("random-") {
+            return Some(Self::Random(count.parse().ok()?));
+        }
+        let (timeout_s, count) = name.strip_prefix("sticky-")?.split_once("s-")?;
+        Some(Self::Sticky { timeout_s: timeout_s.parse().ok()?, count: count.parse().ok()? })
+    }
+}
+
+/// All elements and chains of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// The elements of all maps.
+    pub elements: BTreeMap<Key, Value>,
+    /// The chains that elements go to.
+    pub chains: BTreeSet<Chain>,
+}
+
+/// One step from one rule set to another. In the order of a list of changes each step is possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The frame changed: load everything anew. Always alone.
+    Reload,
+    /// Make a chain.
+    AddChain(Chain),
+    /// Remove an element. Its former value is given, because the kernel asks for it in no case but we print it.
+    Remove(Key, Value),
+    /// Add an element that is not there (any more).
+    Add(Key, Value),
+    /// Remove a chain that no element goes to any more.
+    RemoveChain(Chain),
+}
+
+impl Compiled {
+    /// Compiles all of `ruleset` for IPv4.
+    pub fn new(ruleset: &Ruleset) -> Self {
+        let mut compiled = Self::of(ruleset, ruleset.services.iter());
+        compiled.chains = compiled.elements.values().filter_map(chain_of).collect();
+        compiled
+    }
+
+    fn of<'a>(
+        ruleset: &Ruleset,
+        services: impl Iterator<Item = (&'a ServiceKey, &'a Arc<VirtualService>)>,
+    ) -> Self {
+        let mut elements = BTreeMap::new();
+        for (_, service) in services {
+            for (frontend, policy) in frontends(ruleset, service) {
+                if elements.contains_key(&Key::Service(frontend))
+                    || elements.contains_key(&Key::Refused(frontend))
+                {
+                    continue;
+                }
+                compile_frontend(&mut elements, frontend, service, policy);
+            }
+        }
+        Self { elements, chains: BTreeSet::new() }
+    }
+
+    /// What `changes` make of this table; the model that the kernel is compared with.
+    pub fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Reload => {}
+                Change::AddChain(chain) => assert!(self.chains.insert(*chain), "{chain:?} is there already"),
+                Change::RemoveChain(chain) => {
+                    let used = self.elements.values().any(|v| chain_of(v) == Some(*chain));
+                    assert!(self.chains.remove(chain) && !used, "{chain:?} is in use or not there");
+                }
+                Change::Remove(key, value) => assert_eq!(self.elements.remove(key), Some(*value)),
+                Change::Add(key, value) => {
+                    assert!(chain_of(value).is_none_or(|chain| self.chains.contains(&chain)));
+                    assert_eq!(self.elements.insert(*key, *value), None, "{key:?} is there already");
+                }
+            }
+        }
+    }
+}
+
+fn chain_of(value: &Value) -> Option<Chain> {
+    match value {
+        Value::Goto(chain) => Some(*chain),
+        _ => None,
+    }
+}
+
+/// The IPv4 addresses and ports that `service` answers on, each with the policy that chooses its endpoints.
+fn frontends<'a>(
+    ruleset: &'a Ruleset,
+    service: &'a VirtualService,
+) -> impl Iterator<Item = (Frontend, TrafficPolicy)> + 'a {
+    let frontend = |address: IpAddr, port| Frontend { address, protocol: service.protocol, port };
+    let cluster = service.cluster_addresses.iter();
+    let external = service.external_addresses.iter();
+    let node = service
+        .node_port
+        .into_iter()
+        .flat_map(|port| ruleset.frame.node_addresses.iter().map(move |address| (*address, port)));
+    cluster
+        .map(move |address| (frontend(*address, service.port), service.internal_policy))
+        .chain(external.map(move |address| (frontend(*address, service.port), service.external_policy)))
+        .chain(node.map(move |(address, port)| (frontend(address, port), service.external_policy)))
+        .filter(|(frontend, _)| frontend.address.is_ipv4())
+}
+
+fn serving(service: &VirtualService, policy: TrafficPolicy) -> impl Iterator<Item = &Endpoint> {
+    service
+        .endpoints
+        .iter()
+        .filter(move |e| e.address.is_ipv4() && (e.local || policy == TrafficPolicy::Cluster))
+}
+
+fn compile_frontend(
+    elements: &mut BTreeMap<Key, Value>,
+    frontend: Frontend,
+    service: &VirtualService,
+    policy: TrafficPolicy,
+) {
+    let mut count = 0;
+    for (endpoint, number) in serving(service, policy).zip(0_u32..) {
+        elements.insert(Key::Endpoint(frontend, number), Value::Target(endpoint.address));
+        elements.insert(Key::Hairpin(endpoint.address.ip()), Value::Member);
+        count = number + 1;
+    }
+    let Some(chain) = chain_for(service, count) else {
+        let elsewhere = serving(service, TrafficPolicy::Cluster).next().is_some();
+        elements.insert(Key::Refused(frontend), if elsewhere { Value::Drop } else { Value::Reject });
+        return;
+    };
+    elements.insert(Key::Service(frontend), Value::Goto(chain));
+}
+
+fn chain_for(service: &VirtualService, count: u32) -> Option<Chain> {
+    match service.affinity {
+        _ if count == 0 => None,
+        // One endpoint needs no memory.
+        Affinity::ClientIp { timeout_s } if count > 1 => {
+            Some(Chain::Sticky { timeout_s: timeout_s.max(1), count })
+        }
+        _ => Some(Chain::Random(count)),
+    }
+}
+
+/// The changes that turn the table of `old` into the table of `new`. Costs little when little differs: the
+/// Services that are equal are walked over once, and not compiled.
+pub fn diff(old: &Ruleset, new: &Ruleset) -> Vec<Change> {
+    if old.frame != new.frame {
+        return vec![Change::Reload];
+    }
+    let (changed, unchanged) = compare(old, new);
+    if changed.is_empty() {
+        return Vec::new();
+    }
+    let part = |ruleset: &Ruleset| {
+        Compiled::of(ruleset, changed.iter().filter_map(|key| ruleset.services.get_key_value(*key)))
+    };
+    let (mut before, mut after) = (part(old), part(new));
+    let touched: BTreeSet<Frontend> = changed
+        .iter()
+        .flat_map(|key| [old.services.get(*key), new.services.get(*key)])
+        .flatten()
+        .flat_map(|service| frontends(new, service).map(|(frontend, _)| frontend))
+        .collect();
+    let hairpins: BTreeSet<IpAddr> =
+        before.elements.keys().chain(after.elements.keys()).filter_map(hairpin).collect();
+    let mut shared_chains = BTreeSet::new();
+    for service in unchanged {
+        for (frontend, policy) in frontends(new, service) {
+            if touched.contains(&frontend) {
+                // Two Services claim one address: who has it depends on all of them.
+                return between(&Compiled::new(old), &Compiled::new(new));
+            }
+            shared_chains.extend(chain_for(service, serving(service, policy).count() as u32));
+            for endpoint in serving(service, policy) {
+                if hairpins.contains(&endpoint.address.ip()) {
+                    before.elements.insert(Key::Hairpin(endpoint.address.ip()), Value::Member);
+                    after.elements.insert(Key::Hairpin(endpoint.address.ip()), Value::Member);
+                }
+            }
+        }
+    }
+    for compiled in [&mut before, &mut after] {
+        compiled.chains = compiled.elements.values().filter_map(chain_of).collect();
+        compiled.chains.extend(&shared_chains);
+    }
+    between(&before, &after)
+}
+
+fn hairpin(key: &Key) -> Option<IpAddr> {
+    match key {
+        Key::Hairpin(address) => Some(*address),
+        _ => None,
+    }
+}
+
+/// The keys whose Services differ, and the Services that do not.
+fn compare<'a>(old: &'a Ruleset, new: &'a Ruleset) -> (Vec<&'a ServiceKey>, Vec<&'a VirtualService>) {
+    let (mut changed, mut unchanged) = (Vec::new(), Vec::with_capacity(new.services.len()));
+    let mut olds = old.services.iter().peekable();
+    for (key, service) in &new.services {
+        while let Some((gone, _)) = olds.next_if(|(old_key, _)| *old_key < key) {
+            changed.push(gone);
+        }
+        match olds.next_if(|(old_key, _)| *old_key == key) {
+            Some((_, former)) if Arc::ptr_eq(former, service) || former == service => {
+                unchanged.push(&**service)
+            }
+            _ => changed.push(key),
+        }
+    }
+    changed.extend(olds.map(|(gone, _)| gone));
+    (changed, unchanged)
+}
+
+/// The changes between two tables that share a frame.
+pub fn between(old: &Compiled, new: &Compiled) -> Vec<Change> {
+    let mut changes: Vec<Change> = new.chains.difference(&old.chains).map(|c| Change::AddChain(*c)).collect();
+    changes.extend(
+        old.elements
+            .iter()
+            .filter(|(key, value)| new.elements.get(key) != Some(value))
+            .map(|(key, value)| Change::Remove(*key, *value)),
+    );
+    changes.extend(
+        new.elements
+            .iter()
+            .filter(|(key, value)| old.elements.get(key) != Some(value))
+            .map(|(key, value)| Change::Add(*key, *value)),
+    );
+    changes.extend(old.chains.difference(&new.chains).map(|c| Change::RemoveChain(*c)));
+    changes
+}
+
+/// For each frontend that `changes` touch: the endpoints that may go on serving it. Memory of others (connection
+/// tracking of UDP, affinity) is stale.
+pub(super) fn surviving(changes: &[Change], new: &Ruleset) -> BTreeMap<Frontend, BTreeSet<SocketAddr>> {
+    let mut touched: BTreeMap<Frontend, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for change in changes {
+        if let Change::Remove(key, _) | Change::Add(key, _) = change
+            && let Key::Service(frontend) | Key::Endpoint(frontend, _) | Key::Refused(frontend) = key
+        {
+            touched.entry(*frontend).or_default();
+        }
+    }
+    if touched.is_empty() {
+        return touched;
+    }
+    let mut owned = BTreeSet::new();
+    for service in new.services.values() {
+        for (frontend, policy) in frontends(new, service) {
+            if let Some(survivors) = touched.get_mut(&frontend)
+                && owned.insert(frontend)
+            {
+                survivors.extend(serving(service, policy).map(|e| e.address));
+            }
+        }
+    }
+    touched
+}
