@@ -1,0 +1,174 @@
+//! What a node's agent may do: upstream's Node authorizer and the refusals of its NodeRestriction, in one place.
+
+use std::sync::Arc;
+
+use api::object::Object;
+use api::value::Value;
+
+use super::{Attributes, Graph};
+
+/// Decides for the agent of `node`; the error says why not.
+pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph) -> Result<(), String> {
+    let Attributes::Resource { verb, group, resource, namespace, name, subresource, field_selector } = *attributes
+    else {
+        return Err(String::new());
+    };
+    let reads = matches!(verb, "get" | "list" | "watch");
+    match (group, resource, subresource) {
+        ("", "nodes", "") if reads => Ok(()),
+        ("", "nodes", "") if verb == "create" => Ok(()),
+        ("", "nodes", "" | "status") if matches!(verb, "update" | "patch") => {
+            if name == node { Ok(()) } else { Err(format!("node '{node}' cannot modify node '{name}'")) }
+        }
+        ("", "nodes", _) if verb == "get" && name == node => Ok(()),
+        ("", "pods", "") if reads => own_pods(node, verb, namespace, name, field_selector, graph),
+        ("", "pods", "" | "status" | "eviction") if matches!(verb, "update" | "patch" | "delete" | "create") => {
+            changes_pod(node, verb, namespace, name, subresource, graph)
+        }
+        ("", "services", "") | ("discovery.k8s.io", "endpointslices", "") | ("", "namespaces", "") if reads => Ok(()),
+        ("node.k8s.io", "runtimeclasses", "") | ("", "endpoints", "") if reads => Ok(()),
+        ("", "events", "") | ("events.k8s.io", "events", "") if matches!(verb, "create" | "update" | "patch") => Ok(()),
+        ("coordination.k8s.io", "leases", "") => lease(node, verb, namespace, name),
+        ("", "configmaps" | "secrets", "") => referenced(node, verb, resource, namespace, name, graph),
+        ("", "serviceaccounts", "token") if verb == "create" => {
+            let uses = |pod: &Arc<Object>| {
+                pod.namespace() == namespace && service_account(&pod.to_tree()) == name
+            };
+            if graph.pods_on(node).iter().any(uses) {
+                Ok(())
+            } else {
+                Err(format!("no relationship found between node '{node}' and this object"))
+            }
+        }
+        ("", "serviceaccounts", "") if verb == "get" => Ok(()),
+        ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "")
+            if verb == "create" =>
+        {
+            Ok(())
+        }
+        ("certificates.k8s.io", "certificatesigningrequests", "") if matches!(verb, "create" | "get") => Ok(()),
+        ("storage.k8s.io", "csidrivers" | "volumeattachments", "") if reads => Ok(()),
+        ("", "persistentvolumeclaims" | "persistentvolumes", "") if verb == "get" => Ok(()),
+        _ => Err(String::new()),
+    }
+}
+
+fn own_pods(
+    node: &str,
+    verb: &str,
+    namespace: &str,
+    name: &str,
+    field_selector: &str,
+    graph: &dyn Graph,
+) -> Result<(), String> {
+    let selector = format!("spec.nodeName={node}");
+    let selects_own = field_selector
+        .split(',')
+        .any(|part| part == selector || part.strip_prefix("spec.nodeName==") == Some(node));
+    if verb != "get" && selects_own {
+        return Ok(());
+    }
+    if !name.is_empty() && is_own(node, namespace, name, graph) {
+        return Ok(());
+    }
+    if verb == "get" {
+        Err(format!("no relationship found between node '{node}' and this object"))
+    } else {
+        Err(format!("can only list/watch pods with spec.nodeName field selector; use {selector}"))
+    }
+}
+
+fn changes_pod(
+    node: &str,
+    verb: &str,
+    namespace: &str,
+    name: &str,
+    subresource: &str,
+    graph: &dyn Graph,
+) -> Result<(), String> {
+    // Mirror pods would be created by name in the body; we have no static pods, so nodes make none.
+    match (verb, subresource) {
+        ("delete", "") | ("update" | "patch", "status") | ("create", "eviction") => {}
+        _ => return Err(format!("node '{node}' may not {verb} pods here")),
+    }
+    if is_own(node, namespace, name, graph) {
+        Ok(())
+    } else {
+        Err(format!("node '{node}' can only {verb} pods with spec.nodeName set to itself"))
+    }
+}
+
+fn is_own(node: &str, namespace: &str, name: &str, graph: &dyn Graph) -> bool {
+    graph.pods_on(node).iter().any(|pod| pod.namespace() == namespace && pod.name() == name)
+}
+
+fn lease(node: &str, verb: &str, namespace: &str, name: &str) -> Result<(), String> {
+    if namespace != "kube-node-lease" {
+        return Err("can only access leases in the \"kube-node-lease\" system namespace".to_owned());
+    }
+    match verb {
+        // The name of a create is in the body; NodeRestriction looks at it again when it is known.
+        "create" => Ok(()),
+        "get" | "update" | "patch" | "delete" if name == node => Ok(()),
+        "get" | "update" | "patch" | "delete" => {
+            Err("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        _ => Err(String::new()),
+    }
+}
+
+fn referenced(
+    node: &str,
+    verb: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+    graph: &dyn Graph,
+) -> Result<(), String> {
+    if !matches!(verb, "get" | "list" | "watch") {
+        return Err(String::new());
+    }
+    if name.is_empty() {
+        return Err("can only read an individual resource of this type".to_owned());
+    }
+    let refers = |pod: &Arc<Object>| {
+        pod.namespace() == namespace && {
+            let tree = pod.to_tree();
+            tree.get("spec").is_some_and(|spec| refers_to(spec, resource, name))
+        }
+    };
+    if graph.pods_on(node).iter().any(refers) {
+        Ok(())
+    } else {
+        Err(format!("no relationship found between node '{node}' and this object"))
+    }
+}
+
+fn service_account(pod: &Value) -> &str {
+    pod.str_at(&["spec", "serviceAccountName"]).unwrap_or("default")
+}
+
+/// Whether a pod's spec names a secret or config map anywhere where upstream's visitor looks.
+fn refers_to(spec: &Value, resource: &str, name: &str) -> bool {
+    let (by_name, members): (&[&str], &[&str]) = match resource {
+        "secrets" => (&["secretName"], &["secret", "secretRef", "secretKeyRef"]),
+        _ => (&[], &["configMap", "configMapRef", "configMapKeyRef"]),
+    };
+    if resource == "secrets"
+        && spec.array_at(&["imagePullSecrets"]).iter().any(|secret| secret.str_at(&["name"]) == Some(name))
+    {
+        return true;
+    }
+    visit(spec, &mut |key, value| {
+        (members.contains(&key) && value.str_at(&["name"]) == Some(name))
+            || (members.contains(&key) && by_name.iter().any(|by| value.str_at(&[by]) == Some(name)))
+    })
+}
+
+fn visit(value: &Value, found: &mut impl FnMut(&str, &Value) -> bool) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, member)| found(key, member) || visit(member, found)),
+        Value::Array(elements) => elements.iter().any(|element| visit(element, found)),
+        _ => false,
+    }
+}

@@ -1,0 +1,55 @@
+//! Every limit of the gate, by name and with its unit.
+
+use std::time::Duration;
+
+/// The largest request body; upstream's `MaxRequestBodyBytes`.
+pub const BODY_BYTES: usize = 3 * 1024 * 1024;
+/// The largest object that is kept; etcd's limit of a request, which upstream's users know.
+pub const OBJECT_BYTES: usize = 3 * 1024 * 1024 / 2;
+/// How many operations a JSON patch may hold; upstream's `maxJSONPatchOperations`.
+pub const JSON_PATCH_OPERATIONS: usize = 10_000;
+/// Requests that change something and are worked on at once; upstream's `--max-mutating-requests-inflight` and
+/// `--max-requests-inflight` together, for we have no priority levels.
+pub const MUTATING_IN_FLIGHT: usize = 400;
+/// Requests that only read and are worked on at once.
+pub const READS_IN_FLIGHT: usize = 800;
+/// Watches and streams that are open at once. Each costs a task and a bounded queue.
+pub const WATCHERS: usize = 20_000;
+/// When a client that was refused may come again.
+pub const RETRY_AFTER_SECONDS: u32 = 1;
+/// How long a request that is no watch may take; upstream's `--request-timeout`.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a watch lasts when its client names no timeout: between this and twice this, so that they do not all
+/// come back at once; upstream's `--min-request-timeout`.
+pub const WATCH_MINIMUM: Duration = Duration::from_secs(1800);
+/// How often an idle watch that asked for bookmarks gets one.
+pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// Encoded events that wait for one slow watcher before its reading is stopped.
+pub const WATCH_QUEUE_EVENTS: usize = 64;
+/// Bytes of events that are joined into one frame for a watcher that lags.
+pub const WATCH_FRAME_BYTES: usize = 64 * 1024;
+/// How often a patch without a revision of its own is tried again when somebody wrote in between; upstream's
+/// `MaxRetryWhenPatchConflicts`.
+pub const PATCH_RETRIES: usize = 5;
+/// How often our own read-change-write is tried (deletions, bindings) when somebody wrote in between.
+pub const WRITE_RETRIES: usize = 32;
+/// How often a generated name is tried when it is taken; upstream's `maxNameGenerationCreateAttempts`.
+pub const NAME_ATTEMPTS: usize = 8;
+/// How many letters `generateName` appends.
+pub const NAME_SUFFIX_LETTERS: usize = 5;
+/// How long a generated name's base may be, so that the suffix fits.
+pub const NAME_BASE_BYTES: usize = 58;
+/// How long an Event lives.
+pub const EVENT_LIFETIME: Duration = Duration::from_secs(3600);
+/// The shortest and longest life of a token that TokenRequest gives, in seconds.
+pub const TOKEN_SECONDS: std::ops::RangeInclusive<i64> = 600..=(1 << 32);
+/// The life of a token when the request names none, in seconds.
+pub const TOKEN_DEFAULT_SECONDS: i64 = 3600;
+/// How many verified tokens are remembered, so that a signature is checked once and not for every request.
+pub const TOKENS_REMEMBERED: usize = 4096;
+/// How many objects of a collection are deleted side by side.
+pub const DELETE_COLLECTION_WORKERS: usize = 8;
+/// How long a warning may be, in bytes, and how many bytes of warnings one answer carries.
+pub const WARNING_BYTES: usize = 256;
+/// Bytes of all warnings of an answer.
+pub const WARNINGS_BYTES: usize = 4096;

@@ -1,0 +1,204 @@
+//! Which representation a client gets: the `Accept` header against what is served. Pure.
+
+use api::status::{Reason, Status};
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl Media {
+    /// The value of `Content-Type`.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// What is made of an object before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing.
+    Whole,
+    /// `PartialObjectMetadata`, and its list for lists.
+    Metadata,
+    /// A `Table` with upstream's columns.
+    Table,
+}
+
+/// What was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// How it is written.
+    pub media: Media,
+    /// What is written.
+    pub shape: Shape,
+}
+
+/// What the endpoint can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Objects of kinds: tables and metadata alone are possible.
+    Objects,
+    /// Only itself.
+    Plain,
+}
+
+/// One media range of an `Accept` header.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Range<'a> {
+    /// As `application`.
+    pub kind: &'a str,
+    /// As `json`.
+    pub subtype: &'a str,
+    /// Parameters but for `q`, in their order.
+    pub parameters: Vec<(&'a str, &'a str)>,
+    weight: f32,
+}
+
+/// The media ranges of an `Accept` header, the most wanted first; equals keep their order.
+pub fn ranges(accept: &str) -> Vec<Range<'_>> {
+    let mut ranges: Vec<Range<'_>> = accept.split(',').filter_map(range).collect();
+    // As upstream's library: by weight, and wildcards behind what is named.
+    ranges.sort_by(|a, b| {
+        let stars = |range: &Range<'_>| u8::from(range.kind == "*") + u8::from(range.subtype == "*");
+        b.weight.total_cmp(&a.weight).then_with(|| stars(a).cmp(&stars(b)))
+    });
+    ranges
+}
+
+fn range(text: &str) -> Option<Range<'_>> {
+    let mut parts = text.split(';').map(str::trim);
+    let (kind, subtype) = match parts.next()? {
+        "*" => ("*", "*"),
+        name => name.split_once('/')?,
+    };
+    let mut range = Range { kind: kind.trim(), subtype: subtype.trim(), parameters: Vec::new(), weight: 1.0 };
+    for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+        let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+        if key == "q" {
+            range.weight = value.parse().unwrap_or(1.0);
+        } else {
+            range.parameters.push((key, value));
+        }
+    }
+    Some(range)
+}
+
+impl Range<'_> {
+    fn covers(&self, media: Media) -> bool {
+        let (kind, subtype) = media.content_type().split_once('/').unwrap_or_default();
+        (self.kind == kind || self.kind == "*") && (self.subtype == subtype || self.subtype == "*")
+    }
+
+    /// A parameter.
+    pub fn parameter(&self, key: &str) -> Option<&str> {
+        self.parameters.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
+    }
+
+    /// The shape that the parameters ask for; `None` if the endpoint has no such.
+    fn shape(&self, endpoint: Endpoint, list: bool) -> Option<Shape> {
+        match self.parameter("stream") {
+            None | Some("" | "watch") => {}
+            Some(_) => return None,
+        }
+        if self.parameter("sv").is_some_and(|version| !version.is_empty()) {
+            return None;
+        }
+        let (wanted, group, version) = (self.parameter("as"), self.parameter("g"), self.parameter("v"));
+        if wanted.is_none() && group.is_none() && version.is_none() {
+            return Some(Shape::Whole);
+        }
+        let meta = group == Some("meta.k8s.io") && matches!(version, Some("v1" | "v1beta1"));
+        match wanted {
+            _ if endpoint == Endpoint::Plain || !meta => None,
+            Some("Table") => Some(Shape::Table),
+            Some("PartialObjectMetadata") if !list => Some(Shape::Metadata),
+            Some("PartialObjectMetadataList") if list => Some(Shape::Metadata),
+            _ => None,
+        }
+    }
+}
+
+/// Agrees on a representation. `list` tells whether the answer is a collection.
+pub fn negotiate(accept: &str, endpoint: Endpoint, list: bool) -> Result<Accepted, Status> {
+    if accept.is_empty() {
+        return Ok(Accepted { media: Media::Json, shape: Shape::Whole });
+    }
+    for range in ranges(accept) {
+        for media in [Media::Json, Media::Yaml] {
+            if !range.covers(media) {
+                continue;
+            }
+            if let Some(shape) = range.shape(endpoint, list) {
+                return Ok(Accepted { media, shape });
+            }
+        }
+    }
+    Err(Status::new(
+        Reason::NotAcceptable,
+        "only the following media types are accepted: application/json, application/yaml",
+    ))
+}
+
+/// How a request's body is written.
+pub fn body_media(content_type: &str) -> Result<Media, Status> {
+    let name = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match name.as_str() {
+        "" | "application/json" | "text/json" => Ok(Media::Json),
+        "application/yaml" => Ok(Media::Yaml),
+        _ => Err(Status::new(
+            Reason::UnsupportedMediaType,
+            "the body of the request was in an unknown format - accepted media types include: application/json, \
+             application/yaml",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(accept: &str, list: bool, expect: Option<(Media, Shape)>) {
+        let got = negotiate(accept, Endpoint::Objects, list).ok().map(|accepted| (accepted.media, accepted.shape));
+        assert_eq!(got, expect, "{accept}");
+    }
+
+    #[test]
+    fn what_is_served_is_chosen_and_the_rest_refused() {
+        check("", false, Some((Media::Json, Shape::Whole)));
+        check("*/*", false, Some((Media::Json, Shape::Whole)));
+        check("application/yaml", false, Some((Media::Yaml, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf,application/json", true, Some((Media::Json, Shape::Whole)));
+        check("application/vnd.kubernetes.protobuf", true, None);
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            true,
+            Some((Media::Json, Shape::Table)),
+        );
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true, Some((Media::Json, Shape::Metadata)));
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", false, None);
+        check("application/json;stream=watch", true, Some((Media::Json, Shape::Whole)));
+        check("application/json;as=Other;g=x;v=v1, application/yaml;q=0.5", true, Some((Media::Yaml, Shape::Whole)));
+    }
+
+    #[test]
+    fn bodies_in_protobuf_are_refused() {
+        assert_eq!(body_media("application/vnd.kubernetes.protobuf").unwrap_err().code, 415);
+        assert_eq!(body_media("application/json; charset=utf-8").unwrap(), Media::Json);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(accept in ".{0,60}") {
+            let _ = negotiate(&accept, Endpoint::Objects, true);
+        }
+    }
+}

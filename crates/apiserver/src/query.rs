@@ -1,0 +1,250 @@
+//! The query part of a URL, and the options that it carries.
+
+use std::borrow::Cow;
+
+use api::interface::{DeleteOptions, GetOptions, ListOptions, Propagation, WriteOptions};
+use api::status::{Cause, Status};
+use api::value::{Str, Value};
+
+/// The parameters of a query. Nothing is decoded before it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    /// From the text behind the question mark.
+    pub fn new(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// All parameters, decoded, in their order.
+    pub fn pairs(self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        self.0.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key), decode(value))
+        })
+    }
+
+    /// The first value of `key`.
+    pub fn get(self, key: &str) -> Option<Cow<'a, str>> {
+        self.pairs().find(|(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// All values of `key`.
+    pub fn all(self, key: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        self.pairs().filter(move |(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// Whether `key` is there and not false; upstream takes `watch` and `watch=x` for true.
+    pub fn flag(self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
+    }
+
+    /// The text of `key`, empty if it is not there.
+    pub fn text(self, key: &str) -> Str {
+        self.get(key).map(|value| Str::from(value.as_ref())).unwrap_or_default()
+    }
+
+    /// The whole number of `key`.
+    pub fn number(self, key: &str) -> Result<Option<i64>, Status> {
+        let Some(value) = self.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "unable to decode query parameter {key}: strconv.ParseInt: parsing \"{value}\": invalid syntax"
+            ))
+        })
+    }
+}
+
+fn decode(text: &str) -> Cow<'_, str> {
+    if text.contains(['%', '+']) { Cow::Owned(percent_decode(text, true)) } else { Cow::Borrowed(text) }
+}
+
+/// Undoes percent-encoding; what is no valid escape stays, and invalid UTF-8 becomes U+FFFD. `plus` is a space
+/// in queries, itself in paths.
+pub fn percent_decode(text: &str, plus_is_space: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
+        match bytes[at] {
+            b'%' if hex(1).is_some() && hex(2).is_some() => {
+                out.push((hex(1).unwrap_or(0) * 16 + hex(2).unwrap_or(0)) as u8);
+                at += 2;
+            }
+            b'+' if plus_is_space => out.push(b' '),
+            byte => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// Options of a read.
+pub fn get_options(query: Query<'_>) -> GetOptions {
+    GetOptions { resource_version: query.text("resourceVersion") }
+}
+
+/// Options of a list or of a deletion of a collection.
+pub fn list_options(query: Query<'_>) -> Result<ListOptions, Status> {
+    Ok(ListOptions {
+        label_selector: query.text("labelSelector"),
+        field_selector: query.text("fieldSelector"),
+        limit: query.number("limit")?.and_then(|limit| u64::try_from(limit).ok()).unwrap_or_default(),
+        continue_token: query.text("continue"),
+        resource_version: query.text("resourceVersion"),
+        resource_version_match: query.text("resourceVersionMatch"),
+    })
+}
+
+/// Options of a create (`CreateOptions`), update (`UpdateOptions`) or patch (`PatchOptions`); `kind` names them in
+/// messages.
+pub fn write_options(query: Query<'_>, kind: &str) -> Result<WriteOptions, Status> {
+    let options = WriteOptions {
+        dry_run: dry_run(query.all("dryRun").map(|value| Str::from(value.as_ref())), kind)?,
+        field_manager: query.text("fieldManager"),
+        field_validation: query.text("fieldValidation"),
+        force: query.get("force").is_some_and(|force| force == "true" || force == "1"),
+    };
+    check_write_options(&options, kind)?;
+    Ok(options)
+}
+
+/// The rules of `metav1/validation` for options of writes.
+pub fn check_write_options(options: &WriteOptions, kind: &str) -> Result<(), Status> {
+    let mut causes = Vec::new();
+    let invalid = |field: &str, value: &str, why: &str| Cause {
+        reason: "FieldValueInvalid".into(),
+        message: format!("Invalid value: \"{value}\": {why}"),
+        field: field.into(),
+    };
+    if options.field_manager.len() > 128 {
+        causes.push(Cause {
+            reason: "FieldValueTooLong".into(),
+            message: "Too long: may not be more than 128 bytes".into(),
+            field: "fieldManager".into(),
+        });
+    } else if options.field_manager.chars().any(|c| c.is_control()) {
+        causes.push(invalid("fieldManager", &options.field_manager, "should only contain printable characters"));
+    }
+    if !matches!(options.field_validation.as_str(), "" | "Ignore" | "Warn" | "Strict") {
+        causes.push(Cause {
+            reason: "FieldValueNotSupported".into(),
+            message: format!(
+                "Unsupported value: \"{}\": supported values: \"Ignore\", \"Warn\", \"Strict\"",
+                options.field_validation
+            ),
+            field: "fieldValidation".into(),
+        });
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", kind, "", causes)) }
+}
+
+fn dry_run(values: impl Iterator<Item = Str>, kind: &str) -> Result<bool, Status> {
+    let mut dry = false;
+    for value in values {
+        if value == "All" {
+            dry = true;
+        } else {
+            return Err(Status::invalid(
+                "meta.k8s.io",
+                kind,
+                "",
+                vec![Cause {
+                    reason: "FieldValueNotSupported".into(),
+                    message: format!("Unsupported value: \"{value}\": supported values: \"All\""),
+                    field: "dryRun".into(),
+                }],
+            ));
+        }
+    }
+    Ok(dry)
+}
+
+/// Options of a deletion: from the body if there is one, else from the query.
+pub fn delete_options(query: Query<'_>, body: Option<&Value>) -> Result<DeleteOptions, Status> {
+    let Some(body) = body else {
+        return Ok(DeleteOptions {
+            grace_period_seconds: query.number("gracePeriodSeconds")?,
+            propagation: propagation(query.get("propagationPolicy").as_deref(), orphan_query(query))?,
+            dry_run: dry_run(query.all("dryRun").map(|value| Str::from(value.as_ref())), "DeleteOptions")?,
+            ..DeleteOptions::default()
+        });
+    };
+    if body.as_object().is_none() {
+        return Err(Status::bad_request("the body of a deletion must be a DeleteOptions object"));
+    }
+    if let Some(kind) = body.str_at(&["kind"])
+        && !matches!(kind, "DeleteOptions" | "")
+    {
+        return Err(Status::bad_request(format!("expected an object of kind DeleteOptions, but got {kind}")));
+    }
+    let mut values = Vec::new();
+    for value in body.array_at(&["dryRun"]) {
+        values.push(Str::from(value.as_str().unwrap_or_default()));
+    }
+    let text = |path: &[&str]| body.str_at(path).map(Str::from);
+    Ok(DeleteOptions {
+        grace_period_seconds: body.int_at(&["gracePeriodSeconds"]),
+        uid: text(&["preconditions", "uid"]),
+        resource_version: text(&["preconditions", "resourceVersion"]),
+        propagation: propagation(body.str_at(&["propagationPolicy"]), body.bool_at(&["orphanDependents"]))?,
+        dry_run: dry_run(values.into_iter(), "DeleteOptions")?,
+    })
+}
+
+fn orphan_query(query: Query<'_>) -> Option<bool> {
+    query.get("orphanDependents").map(|value| value == "true" || value == "1")
+}
+
+fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Result<Option<Propagation>, Status> {
+    let invalid = |why: String, reason: &str| {
+        Status::invalid(
+            "meta.k8s.io",
+            "DeleteOptions",
+            "",
+            vec![Cause { reason: reason.into(), message: why, field: "propagationPolicy".into() }],
+        )
+    };
+    match (policy.filter(|policy| !policy.is_empty()), orphan) {
+        (Some(policy), Some(_)) => Err(invalid(
+            format!("Invalid value: \"{policy}\": orphanDependents and deletionPropagation cannot be both set"),
+            "FieldValueInvalid",
+        )),
+        (Some("Orphan"), None) => Ok(Some(Propagation::Orphan)),
+        (Some("Background"), None) => Ok(Some(Propagation::Background)),
+        (Some("Foreground"), None) => Ok(Some(Propagation::Foreground)),
+        (Some(other), None) => Err(invalid(
+            format!(
+                "Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+            ),
+            "FieldValueNotSupported",
+        )),
+        (None, Some(true)) => Ok(Some(Propagation::Orphan)),
+        (None, Some(false)) => Ok(Some(Propagation::Background)),
+        (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded() {
+        let query = Query::new("labelSelector=a%3Db%2Cc+in+%28d%29&limit=5&watch");
+        assert_eq!(query.text("labelSelector"), "a=b,c in (d)");
+        assert_eq!(query.number("limit").unwrap(), Some(5));
+        assert!(query.flag("watch"));
+        assert!(Query::new("limit=x").number("limit").is_err());
+        assert_eq!(percent_decode("%zz%4", false), "%zz%4");
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let status = write_options(Query::new("fieldValidation=Loud"), "CreateOptions").unwrap_err();
+        assert!(status.message.contains("supported values: \"Ignore\", \"Warn\", \"Strict\""), "{status}");
+        assert!(write_options(Query::new("dryRun=Some"), "CreateOptions").is_err());
+        assert!(write_options(Query::new("dryRun=All"), "CreateOptions").unwrap().dry_run);
+    }
+}

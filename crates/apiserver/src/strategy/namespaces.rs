@@ -1,0 +1,65 @@
+//! Namespaces go in two steps: a deletion marks them, and the last of `spec.finalizers` lets them go.
+
+use api::json;
+use api::value::Value;
+
+use super::{Context, Strategy};
+
+/// The finalizer that the namespace controller takes away once a namespace is empty.
+const KUBERNETES: &str = "kubernetes";
+/// The label that selects a namespace by name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+pub(super) struct Namespaces;
+
+impl Strategy for Namespaces {
+    fn resources(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "namespaces")]
+    }
+
+    fn default(&self, object: &mut Value) {
+        if let Some(name) = object.str_at(&["metadata", "name"]).filter(|name| !name.is_empty()) {
+            let name = Value::from(name);
+            object.set(&["metadata", "labels", NAME_LABEL], name);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value, _context: &Context<'_>) {
+        // The label of a generated name could not be set with the other defaults.
+        self.default(object);
+        object.set(&["status"], json!({"phase": "Active"}));
+        let mut finalizers = object.array_at(&["spec", "finalizers"]).to_vec();
+        if !finalizers.iter().any(|finalizer| finalizer.as_str() == Some(KUBERNETES)) {
+            finalizers.push(KUBERNETES.into());
+        }
+        object.set(&["spec", "finalizers"], finalizers);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {
+        if context.subresource != "finalize" {
+            keep_finalizers(new, old);
+        }
+    }
+
+    fn prepare_status(&self, new: &mut Value, old: &Value, _context: &Context<'_>) {
+        keep_finalizers(new, old);
+    }
+
+    fn is_held(&self, object: &Value) -> bool {
+        !object.array_at(&["spec", "finalizers"]).is_empty()
+    }
+
+    fn mark_deleting(&self, object: &mut Value) {
+        object.set(&["status", "phase"], "Terminating");
+    }
+}
+
+/// Only the `finalize` subresource changes `spec.finalizers`.
+fn keep_finalizers(new: &mut Value, old: &Value) {
+    match old.at(&["spec", "finalizers"]) {
+        Some(finalizers) => new.set(&["spec", "finalizers"], finalizers.clone()),
+        None => {
+            new.remove(&["spec", "finalizers"]);
+        }
+    }
+}

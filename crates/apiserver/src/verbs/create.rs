@@ -1,0 +1,259 @@
+//! Making objects.
+
+use std::sync::Arc;
+
+use api::interface::{Answer, Target, WriteOptions};
+use api::status::{Reason, Status};
+use api::value::{Str, Value};
+use store::{Expectation, Transaction};
+
+use super::{Outcome, commit_companions, timestamp};
+use crate::admission::{self, Attributes, Operation};
+use crate::caller::Caller;
+use crate::gate::Gate;
+use crate::kinds::Kind;
+use crate::storage::{Failure, Record, Storage};
+use crate::strategy::{self, Context, Generation, Strategy};
+use crate::{codec, limits, managed};
+
+/// Makes an object of what a client sent.
+pub async fn create(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    body: &[u8],
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    let object = codec::decode(kind, body, options, caller)?;
+    create_tree(gate, caller, kind, target, object, options).await
+}
+
+/// Makes an object of a decoded and defaulted tree.
+pub async fn create_tree(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    match_namespace(kind, &mut object, &target.namespace)?;
+    let name = object.str_at(&["metadata", "name"]).unwrap_or_default();
+    if !target.name.is_empty() && !name.is_empty() && target.name != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    if !target.name.is_empty() {
+        object.set(&["metadata", "name"], target.name.clone());
+    }
+    let name: Str = object.str_at(&["metadata", "name"]).unwrap_or_default().into();
+    strategy::refuse_unenforced(&kind.group_resource, &name)?;
+    if object.str_at(&["metadata", "resourceVersion"]).is_some_and(|version| !version.is_empty()) {
+        return Err(Status {
+            code: 500,
+            ..Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created")
+        });
+    }
+    let generates = name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
+    managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.storage());
+    for attempt in 1.. {
+        let last = !generates || attempt >= limits::NAME_ATTEMPTS;
+        let tree = if last { std::mem::take(&mut object) } else { object.clone() };
+        match attempt_once(gate, caller, kind, target, tree, options).await {
+            Err(status) if status.reason == Reason::AlreadyExists && !last => {}
+            outcome => return outcome,
+        }
+    }
+    unreachable!("the loop ends with its last attempt")
+}
+
+async fn attempt_once(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    mut tree: Value,
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    let storage = gate.storage();
+    let strategy = kind.strategy;
+    let context = Context { identity: caller.identity, lookups: storage, subresource: "" };
+    admit(caller, kind, target, &mut tree, options, storage)?;
+    stamp(gate, kind, &mut tree);
+    if kind.has_status && !strategy.keeps_status() {
+        tree.remove(&["status"]);
+    }
+    strategy.prepare_create(&mut tree, &context);
+    if strategy.generation() != Generation::Own && kind.counts_generation {
+        tree.set(&["metadata", "generation"], 1);
+    }
+    codec::complete(kind, &mut tree);
+    let name: Str = tree.str_at(&["metadata", "name"]).unwrap_or_default().into();
+    let mut causes = codec::validate_create(kind, &tree);
+    causes.extend(strategy.validate(&tree, &context));
+    if !causes.is_empty() {
+        return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, &name, causes));
+    }
+    for warning in strategy.warnings(&tree, None) {
+        caller.warn(warning);
+    }
+    judge(caller, kind, target, &name, &mut tree, options, storage)?;
+    keep(gate, &context, kind, &name, tree, options.dry_run).await
+}
+
+/// Allocates and commits.
+async fn keep(
+    gate: &Gate,
+    context: &Context<'_>,
+    kind: &'static Kind,
+    name: &str,
+    mut tree: Value,
+    dry_run: bool,
+) -> Result<Outcome, Status> {
+    let storage = gate.storage();
+    let _alone = gate.exclusive(kind.strategy).await;
+    let namespace: Str = tree.str_at(&["metadata", "namespace"]).unwrap_or_default().into();
+    for _ in 0..limits::WRITE_RETRIES {
+        // Looked at first, so that nothing is allocated for a name that is taken.
+        if storage.read(kind, &namespace, name).is_some() {
+            return Err(Status::already_exists(&kind.group_resource, name));
+        }
+        let companions = kind.strategy.allocate(&mut tree, None, context)?;
+        if dry_run {
+            return Ok(Outcome::created(Answer::Object(codec::answer_tree(kind, &tree, 0)?)));
+        }
+        let record = codec::record(kind, &tree)?;
+        let transaction = Transaction::new().step(
+            Storage::key(kind, &namespace, name),
+            Expectation::Absent,
+            store::Operation::Put { record, expires: storage.expiry(kind) },
+        );
+        let transaction = commit_companions(gate, transaction, companions)?;
+        match storage.commit(transaction).await {
+            Ok(committed) => {
+                let entry = committed.outcomes[0].current.as_deref().expect("what was put is there");
+                return Ok(Outcome::created(Answer::Object(codec::answer(kind, &crate::storage::object(entry))?)));
+            }
+            Err(Failure::Conflict { step: 0, .. }) => {
+                return Err(Status::already_exists(&kind.group_resource, name));
+            }
+            // A companion's name was taken in between: allocate anew.
+            Err(Failure::Conflict { .. }) => {}
+            Err(Failure::Status(status)) => return Err(status),
+        }
+    }
+    Err(super::contended(kind, name))
+}
+
+fn admit(
+    caller: &Caller<'_>,
+    kind: &Kind,
+    target: &Target,
+    tree: &mut Value,
+    options: &WriteOptions,
+    storage: &Storage,
+) -> Result<(), Status> {
+    let name: Str = tree.str_at(&["metadata", "name"]).unwrap_or_default().into();
+    let mut warnings = Vec::new();
+    let mut attributes = attributes(caller, kind, target, &name, tree, options, &mut warnings);
+    let outcome = admission::mutate(&mut attributes, storage);
+    warnings.into_iter().for_each(|warning| caller.warn(warning));
+    outcome
+}
+
+fn judge(
+    caller: &Caller<'_>,
+    kind: &Kind,
+    target: &Target,
+    name: &str,
+    tree: &mut Value,
+    options: &WriteOptions,
+    storage: &Storage,
+) -> Result<(), Status> {
+    let mut warnings = Vec::new();
+    let attributes = attributes(caller, kind, target, name, tree, options, &mut warnings);
+    let outcome = admission::validate(&attributes, storage);
+    warnings.into_iter().for_each(|warning| caller.warn(warning));
+    outcome
+}
+
+fn attributes<'a>(
+    caller: &'a Caller<'_>,
+    kind: &'a Kind,
+    target: &'a Target,
+    name: &'a str,
+    tree: &'a mut Value,
+    options: &WriteOptions,
+    warnings: &'a mut Vec<String>,
+) -> Attributes<'a> {
+    Attributes {
+        identity: caller.identity,
+        operation: Operation::Create,
+        resource: &target.resource,
+        kind: &kind.kind,
+        namespace: &target.namespace,
+        name,
+        subresource: "",
+        object: Some(tree),
+        old: None,
+        stored: None,
+        dry_run: options.dry_run,
+        warnings,
+    }
+}
+
+/// What the server alone sets: name, uid, creation time.
+fn stamp(gate: &Gate, kind: &Kind, tree: &mut Value) {
+    let random = gate.random();
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        tree.remove(&["metadata", key]);
+    }
+    tree.set(&["metadata", "uid"], random.uuid());
+    tree.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
+    if tree.str_at(&["metadata", "name"]).unwrap_or_default().is_empty()
+        && let Some(base) = tree.str_at(&["metadata", "generateName"]).filter(|base| !base.is_empty())
+    {
+        let mut end = base.len().min(limits::NAME_BASE_BYTES);
+        while !base.is_char_boundary(end) {
+            end -= 1;
+        }
+        let name = format!("{}{}", &base[..end], random.suffix(limits::NAME_SUFFIX_LETTERS));
+        tree.set(&["metadata", "name"], name);
+    }
+    // A kind outside of namespaces has none, whatever the client wrote.
+    if !kind.namespaced && tree.str_at(&["metadata", "namespace"]) == Some("") {
+        tree.remove(&["metadata", "namespace"]);
+    }
+}
+
+/// The object gets the namespace of the request, or must have it already.
+pub fn match_namespace(kind: &Kind, object: &mut Value, namespace: &str) -> Result<(), Status> {
+    if !kind.namespaced {
+        return Ok(());
+    }
+    match object.str_at(&["metadata", "namespace"]).unwrap_or_default() {
+        "" => object.set(&["metadata", "namespace"], namespace),
+        other if other == namespace => {}
+        _ => {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The record of a companion, with what the server sets.
+pub fn companion_record(gate: &Gate, kind: &'static Kind, mut object: Value) -> Result<Arc<Record>, Status> {
+    stamp(gate, kind, &mut object);
+    codec::complete(kind, &mut object);
+    codec::record(kind, &object)
+}
+
+/// Whether a strategy must run alone; used by [`Gate::exclusive`].
+pub fn runs_alone(strategy: &dyn Strategy) -> bool {
+    strategy.is_exclusive()
+}

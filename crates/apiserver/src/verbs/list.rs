@@ -1,0 +1,318 @@
+//! Reading collections: pages, selectors, revisions.
+
+use std::sync::Arc;
+
+use api::interface::{Collection, List, ListOptions};
+use api::object::Object;
+use api::selector::{field, label};
+use api::status::{Cause, Details, Reason, Status};
+use api::value::Str;
+use base64::Engine as _;
+use store::{Key, ReadError, Revision};
+
+use crate::codec;
+use crate::gate::Gate;
+use crate::kinds::{self, Kind};
+use crate::storage::{Storage, object};
+
+/// What a list or watch shows.
+#[derive(Clone)]
+pub struct Choice {
+    /// The kind in the version of the request.
+    pub kind: &'static Kind,
+    /// By labels.
+    pub labels: label::Selector,
+    /// By fields.
+    pub fields: field::Selector,
+}
+
+impl Choice {
+    /// Reads the two selectors of a request.
+    pub fn parse(kind: &'static Kind, labels: &str, fields: &str) -> Result<Self, Status> {
+        let labels = label::Selector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
+        let fields = field::Selector::parse(fields)
+            .and_then(|selector| {
+                let known: Vec<&str> = kind.selectors.iter().map(Str::as_str).collect();
+                selector.require_supported(&kind.kind.kind, &known).map(|()| selector)
+            })
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        Ok(Self { kind, labels, fields })
+    }
+
+    /// Whether an object is shown.
+    pub fn shows(&self, object: &Object) -> bool {
+        self.labels.matches(object.labels())
+            && self.fields.matches(|path| object.field(&kinds::stored_field(self.kind, path)))
+    }
+
+    /// Whether all are.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+}
+
+/// Lists a collection, or a page of it.
+pub fn list(
+    gate: &Gate,
+    kind: &'static Kind,
+    collection: &Collection,
+    options: &ListOptions,
+) -> Result<List, Status> {
+    check_options(options)?;
+    let choice = Choice::parse(kind, &options.label_selector, &options.field_selector)?;
+    let storage = gate.storage();
+    if let Some(name) = choice.fields.exact("metadata.name")
+        && options.continue_token.is_empty()
+        && (!kind.namespaced || !collection.namespace.is_empty())
+        && options.resource_version_match != "Exact"
+    {
+        return one(gate, kind, collection, name, &choice, options);
+    }
+    let mut after = None;
+    let mut at = None;
+    if !options.continue_token.is_empty() {
+        let token = Token::decode(&options.continue_token)?;
+        after = Some(Storage::key(kind, &token.namespace, &token.name));
+        at = token.revision;
+    } else if options.resource_version_match == "Exact"
+        || (options.resource_version_match.is_empty()
+            && options.limit > 0
+            && !matches!(options.resource_version.as_str(), "" | "0"))
+    {
+        at = Some(Revision(parse_revision(&options.resource_version)?));
+    } else if !options.resource_version.is_empty() {
+        check_revision(gate, &options.resource_version)?;
+    }
+    pages(gate, kind, collection, options, &choice, after, at, storage)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one list, each of its own sort")]
+fn pages(
+    gate: &Gate,
+    kind: &'static Kind,
+    collection: &Collection,
+    options: &ListOptions,
+    choice: &Choice,
+    mut after: Option<Key>,
+    mut at: Option<Revision>,
+    storage: &Storage,
+) -> Result<List, Status> {
+    let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+    // A page of which nothing is shown must not be the answer, so selectors read on until the page is full.
+    let chunk = if choice.is_everything() { limit } else { 0 };
+    let scope = Storage::scope(kind, &collection.namespace);
+    let request = store::List { scope, after: after.take(), limit: chunk, at };
+    let page = storage.store().list(&request).map_err(|error| read_error(gate, options, request.after.as_ref(), error))?;
+    at.get_or_insert(page.revision);
+    let mut list = List { revision: at.unwrap_or(page.revision).0, ..List::default() };
+    let mut left = page.remaining;
+    let mut entries = page.entries.iter().peekable();
+    let mut last: Option<Arc<Object>> = None;
+    while let Some(entry) = entries.next() {
+        let shared = object(entry);
+        if !choice.shows(&shared) {
+            continue;
+        }
+        list.items.push(codec::answer(kind, &shared)?);
+        last = Some(shared);
+        if limit > 0 && list.items.len() == limit {
+            left += entries.len();
+            break;
+        }
+    }
+    if left > 0
+        && let Some(last) = last
+    {
+        list.continue_token =
+            Token { revision: at, namespace: last.namespace().into(), name: last.name().into() }.encode();
+        // With selectors, how many of the rest are shown is not known.
+        list.remaining = choice.is_everything().then_some(left as u64);
+    }
+    Ok(list)
+}
+
+/// A list that can only show one object.
+fn one(
+    gate: &Gate,
+    kind: &'static Kind,
+    collection: &Collection,
+    name: &str,
+    choice: &Choice,
+    options: &ListOptions,
+) -> Result<List, Status> {
+    if !options.resource_version.is_empty() {
+        check_revision(gate, &options.resource_version)?;
+    }
+    let (entry, revision) =
+        gate.storage().store().get_with_revision(&Storage::key(kind, &collection.namespace, name));
+    let mut list = List { revision: revision.0, ..List::default() };
+    if let Some(shared) = entry.map(|entry| object(&entry)).filter(|shared| choice.shows(shared)) {
+        list.items.push(codec::answer(kind, &shared)?);
+    }
+    Ok(list)
+}
+
+fn read_error(gate: &Gate, options: &ListOptions, after: Option<&Key>, error: ReadError) -> Status {
+    match error {
+        ReadError::Compacted { .. } if !options.continue_token.is_empty() => {
+            let mut status = Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a \
+                 new list without the continue parameter, or use the continue token in this response to retrieve \
+                 the remainder of the results. Continuing with the provided token results in an inconsistent list \
+                 - objects that were created, modified, or deleted between the time the first chunk was returned \
+                 and now may show up in the list.",
+            );
+            status.details = after.map(|key| {
+                let token = Token { revision: None, namespace: key.namespace.clone(), name: key.name.clone() };
+                Box::new(Details {
+                    causes: vec![Cause {
+                        reason: "ResourceVersionTooOld".into(),
+                        message: token.encode().to_string(),
+                        field: String::new(),
+                    }],
+                    ..Details::default()
+                })
+            });
+            status
+        }
+        ReadError::Compacted { requested, .. } => {
+            Status::expired(format!("The resourceVersion for the provided list is too old: {requested}"))
+        }
+        ReadError::Future { requested, current } => too_large(requested.0, current.0),
+        ReadError::TooManyWatchers => {
+            let _ = gate;
+            Status::too_many_requests(error.to_string(), crate::limits::RETRY_AFTER_SECONDS)
+        }
+    }
+}
+
+/// Refuses to answer from before a revision that the client has seen. The store is never behind, so such a
+/// revision was not made here.
+pub fn check_revision(gate: &Gate, text: &str) -> Result<(), Status> {
+    let (asked, now) = (parse_revision(text)?, gate.storage().store().revision().0);
+    if asked > now { Err(too_large(asked, now)) } else { Ok(()) }
+}
+
+fn too_large(asked: u64, now: u64) -> Status {
+    let mut status =
+        Status::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {now}"));
+    status.details = Some(Box::new(Details {
+        causes: vec![Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        }],
+        retry_after_seconds: crate::limits::RETRY_AFTER_SECONDS,
+        ..Details::default()
+    }));
+    status
+}
+
+/// Reads a revision.
+pub fn parse_revision(text: &str) -> Result<u64, Status> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+        ))
+    })
+}
+
+/// The rules of `metav1/validation` for options of lists.
+fn check_options(options: &ListOptions) -> Result<(), Status> {
+    let (version, matching) = (options.resource_version.as_str(), options.resource_version_match.as_str());
+    let forbidden = |why: &str| {
+        Err(Status::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            vec![Cause {
+                reason: "FieldValueForbidden".into(),
+                message: format!("Forbidden: {why}"),
+                field: "resourceVersionMatch".into(),
+            }],
+        ))
+    };
+    match matching {
+        "" => {}
+        _ if version.is_empty() => return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        _ if !options.continue_token.is_empty() => {
+            return forbidden("resourceVersionMatch is forbidden when continue is provided");
+        }
+        "Exact" if version == "0" => {
+            return forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+        }
+        "Exact" | "NotOlderThan" => {}
+        other => {
+            return Err(Status::invalid(
+                "meta.k8s.io",
+                "ListOptions",
+                "",
+                vec![Cause {
+                    reason: "FieldValueNotSupported".into(),
+                    message: format!(
+                        "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+                    ),
+                    field: "resourceVersionMatch".into(),
+                }],
+            ));
+        }
+    }
+    if !options.continue_token.is_empty() && !matches!(version, "" | "0") {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    Ok(())
+}
+
+/// Where the next page begins. Clients must not look into it.
+struct Token {
+    /// `None` reads the rest as it is now.
+    revision: Option<Revision>,
+    namespace: Str,
+    name: Str,
+}
+
+impl Token {
+    fn encode(&self) -> Str {
+        let revision = self.revision.map_or(-1, |revision| revision.0 as i64);
+        let text = format!("1/{revision}/{}/{}", self.namespace, self.name);
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text).into()
+    }
+
+    fn decode(token: &str) -> Result<Self, Status> {
+        let read = || {
+            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).ok()?;
+            let text = String::from_utf8(bytes).ok()?;
+            let mut parts = text.strip_prefix("1/")?.splitn(3, '/');
+            let revision: i64 = parts.next()?.parse().ok()?;
+            Some(Self {
+                revision: u64::try_from(revision).ok().map(Revision),
+                namespace: parts.next()?.into(),
+                name: parts.next()?.into(),
+            })
+        };
+        read().ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tokens_lead_back() {
+        let token = Token { revision: Some(Revision(7)), namespace: "".into(), name: "a".into() };
+        let read = Token::decode(&token.encode()).unwrap();
+        assert_eq!((read.revision, read.name.as_str()), (Some(Revision(7)), "a"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_panics(token in ".{0,40}") {
+            let _ = Token::decode(&token);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Changing what is there: read, change, judge, commit, and again if somebody wrote in between.
+
+use std::sync::Arc;
+
+use api::interface::{Answer, Target, WriteOptions};
+use api::object::Object;
+use api::status::{OBJECT_MODIFIED, Status};
+use api::value::{Str, Value};
+use store::{Expectation, Revision, Transaction};
+
+use super::{Outcome, commit_companions, contended};
+use crate::admission::{self, Attributes, Operation};
+use crate::caller::Caller;
+use crate::gate::Gate;
+use crate::kinds::Kind;
+use crate::storage::{self, Failure, Record, Storage};
+use crate::strategy::{Context, Generation};
+use crate::{codec, limits, managed};
+
+/// One change of one object.
+pub struct Change<'a> {
+    /// Who asks.
+    pub caller: &'a Caller<'a>,
+    /// What is changed.
+    pub kind: &'static Kind,
+    /// Which, and through which subresource.
+    pub target: &'a Target,
+    /// How.
+    pub options: &'a WriteOptions,
+    /// How often a conflict is answered by a new try, if the change names no revision itself.
+    pub retries: usize,
+}
+
+/// Makes the new tree of the old one; both in the storage version, the new one defaulted.
+pub type Make<'a> = dyn FnMut(&Value) -> Result<Value, Status> + Send + 'a;
+
+impl Change<'_> {
+    /// Does it. `make` runs once for each try.
+    pub async fn run(&self, gate: &Gate, make: &mut Make<'_>) -> Result<Outcome, Status> {
+        let (kind, storage) = (self.kind, gate.storage());
+        let name = &self.target.name;
+        let _alone = gate.exclusive(kind.strategy).await;
+        for attempt in 0.. {
+            let stored = storage.require(kind, &self.target.namespace, name)?;
+            let old = stored.to_tree();
+            let mut new = make(&old)?;
+            let named = self.check_identity(&mut new, &stored)?;
+            let companions = self.prepare(gate, &mut new, &old, &stored)?;
+            if self.options.dry_run {
+                return Ok(Outcome::done(Answer::Object(codec::answer_tree(kind, &new, stored.revision())?)));
+            }
+            let body = Object::body_of(&new);
+            let gone = may_go(kind, &new, &old);
+            if companions.is_empty() && !gone && body[..] == stored.body()[..] {
+                return Ok(Outcome::done(Answer::Object(codec::answer(kind, &stored)?)));
+            }
+            codec::check_size(body.len())?;
+            let expect = Expectation::Modified(Revision(stored.revision()));
+            let key = Storage::key(kind, &self.target.namespace, name);
+            let mut transaction = Transaction::new();
+            let record = Record::of(kind, &new, body.into());
+            if gone {
+                transaction = transaction.delete(key, expect);
+                let context = self.context(storage);
+                transaction = commit_companions(gate, transaction, kind.strategy.release(&new, &context))?;
+            } else {
+                let expires = storage.expiry(kind);
+                transaction = transaction.step(key, expect, store::Operation::Put { record: Arc::clone(&record), expires });
+                transaction = commit_companions(gate, transaction, companions)?;
+            }
+            match storage.commit(transaction).await {
+                Ok(committed) => return self.answer(&committed, &new),
+                Err(Failure::Conflict { step, .. }) => {
+                    if (named && step == 0) || attempt >= self.retries {
+                        return Err(contended(kind, name));
+                    }
+                }
+                Err(Failure::Status(status)) => return Err(status),
+            }
+        }
+        unreachable!("the loop ends with its last attempt")
+    }
+
+    fn answer(&self, committed: &store::Committed<Record>, new: &Value) -> Result<Outcome, Status> {
+        let object = match committed.outcomes[0].current.as_deref() {
+            Some(entry) => codec::answer(self.kind, &storage::object(entry))?,
+            None => codec::answer_tree(self.kind, new, committed.revision.0)?,
+        };
+        Ok(Outcome::done(Answer::Object(object)))
+    }
+
+    /// The new tree must be of the same object; returns whether it names the revision that it changes.
+    fn check_identity(&self, new: &mut Value, stored: &Object) -> Result<bool, Status> {
+        let (kind, name) = (self.kind, &self.target.name);
+        super::create::match_namespace(kind, new, &self.target.namespace)?;
+        let new_name = new.str_at(&["metadata", "name"]).unwrap_or_default();
+        if new_name != name.as_str() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({new_name}) does not match the name on the URL ({name})"
+            )));
+        }
+        let uid = new.str_at(&["metadata", "uid"]).unwrap_or_default();
+        if !uid.is_empty() && uid != stored.uid() {
+            let key = Storage::key(kind, &self.target.namespace, name);
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: \
+                 Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                stored.uid()
+            );
+            return Err(Status::conflict(&kind.group_resource, name, &why));
+        }
+        let version = new.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
+        if version.is_empty() || version == "0" {
+            if !kind.strategy.allows_unconditional_update() {
+                return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, vec![
+                    api::validation::cause::invalid("metadata.resourceVersion", 0, "must be specified for an update"),
+                ]));
+            }
+            return Ok(false);
+        }
+        let asked: u64 = version.parse().map_err(|_| {
+            Status::bad_request(format!("metadata.resourceVersion \"{version}\" is not a revision of this server"))
+        })?;
+        if asked != stored.revision() {
+            return Err(Status::conflict(&kind.group_resource, name, OBJECT_MODIFIED));
+        }
+        Ok(true)
+    }
+
+    /// Everything between the client's tree and the commit.
+    fn prepare(
+        &self,
+        gate: &Gate,
+        new: &mut Value,
+        old: &Value,
+        stored: &Arc<Object>,
+    ) -> Result<Vec<crate::strategy::Companion>, Status> {
+        let (kind, storage, subresource) = (self.kind, gate.storage(), self.target.subresource.as_str());
+        let strategy = kind.strategy;
+        let context = self.context(storage);
+        if let Some(version) = old.at(&["metadata", "resourceVersion"]) {
+            new.set(&["metadata", "resourceVersion"], version.clone());
+        }
+        self.split(new, old);
+        let manager = self.caller.manager(&self.options.field_manager);
+        managed::on_update(kind, new, old, manager, subresource, storage);
+        self.admit(new, old, stored, storage)?;
+        keep_metadata(new, old);
+        if subresource == "status" {
+            strategy.prepare_status(new, old, &context);
+        } else {
+            strategy.prepare_update(new, old, &context);
+        }
+        codec::complete(kind, new);
+        self.count_generation(new, old);
+        let name = &self.target.name;
+        let mut causes = codec::validate_update(kind, new, old, subresource);
+        if subresource == "status" {
+            causes.extend(strategy.validate_status(new, old, &context));
+        } else {
+            causes.extend(strategy.validate(new, &context));
+            causes.extend(strategy.validate_update(new, old, &context));
+        }
+        if !causes.is_empty() {
+            return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, causes));
+        }
+        if subresource.is_empty() {
+            strategy.warnings(new, Some(old)).into_iter().for_each(|warning| self.caller.warn(warning));
+        }
+        self.judge(new, old, stored, storage)?;
+        managed::settle(new, old);
+        if subresource.is_empty() { strategy.allocate(new, Some(old), &context) } else { Ok(Vec::new()) }
+    }
+
+    fn context<'b>(&'b self, storage: &'b Storage) -> Context<'b> {
+        Context { identity: self.caller.identity, lookups: storage, subresource: &self.target.subresource }
+    }
+
+    /// The main resource never changes `status`, `status` nothing but itself and metadata.
+    fn split(&self, new: &mut Value, old: &Value) {
+        if !self.kind.has_status {
+            return;
+        }
+        let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+        if self.target.subresource == "status" {
+            new.retain(|key, _| matches!(key, "metadata" | "status" | "apiVersion" | "kind"));
+            for (key, value) in old.iter().filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status")) {
+                new.insert(key.clone(), value.clone());
+            }
+        } else {
+            match old.get("status") {
+                Some(status) => {
+                    new.insert("status", status.clone());
+                }
+                None => {
+                    new.remove("status");
+                }
+            }
+        }
+    }
+
+    fn count_generation(&self, new: &mut Value, old: &Value) {
+        let rule = self.kind.strategy.generation();
+        if rule == Generation::Own {
+            return;
+        }
+        match old.at(&["metadata", "generation"]) {
+            Some(generation) => new.set(&["metadata", "generation"], generation.clone()),
+            None => {
+                new.remove(&["metadata", "generation"]);
+            }
+        }
+        if !self.kind.counts_generation || self.target.subresource == "status" {
+            return;
+        }
+        let has_spec = new.get("spec").is_some() || old.get("spec").is_some();
+        let changed = if has_spec && rule == Generation::ByTable {
+            new.get("spec") != old.get("spec")
+        } else {
+            content(new) != content(old)
+        };
+        if changed {
+            let generation = old.int_at(&["metadata", "generation"]).unwrap_or_default();
+            new.set(&["metadata", "generation"], generation + 1);
+        }
+    }
+
+    fn attributes<'b>(
+        &'b self,
+        new: &'b mut Value,
+        old: &'b Value,
+        stored: &'b Arc<Object>,
+        warnings: &'b mut Vec<String>,
+    ) -> Attributes<'b> {
+        Attributes {
+            identity: self.caller.identity,
+            operation: Operation::Update,
+            resource: &self.target.resource,
+            kind: &self.kind.kind,
+            namespace: &self.target.namespace,
+            name: &self.target.name,
+            subresource: &self.target.subresource,
+            object: Some(new),
+            old: Some(old),
+            stored: Some(stored),
+            dry_run: self.options.dry_run,
+            warnings,
+        }
+    }
+
+    fn admit(&self, new: &mut Value, old: &Value, stored: &Arc<Object>, storage: &Storage) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        let outcome = admission::mutate(&mut self.attributes(new, old, stored, &mut warnings), storage);
+        warnings.into_iter().for_each(|warning| self.caller.warn(warning));
+        outcome
+    }
+
+    fn judge(&self, new: &mut Value, old: &Value, stored: &Arc<Object>, storage: &Storage) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        let outcome = admission::validate(&self.attributes(new, old, stored, &mut warnings), storage);
+        warnings.into_iter().for_each(|warning| self.caller.warn(warning));
+        outcome
+    }
+}
+
+/// Everything but the envelope, metadata and status.
+fn content(tree: &Value) -> Vec<(&Str, &Value)> {
+    let map = tree.as_object();
+    map.into_iter()
+        .flat_map(|map| map.iter())
+        .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+        .collect()
+}
+
+/// What no update changes stays, whatever the client sent.
+fn keep_metadata(new: &mut Value, old: &Value) {
+    for key in ["uid", "creationTimestamp", "deletionTimestamp"] {
+        if let Some(value) = old.at(&["metadata", key]) {
+            new.set(&["metadata", key], value.clone());
+        }
+    }
+    for key in ["deletionGracePeriodSeconds", "generateName"] {
+        if new.at(&["metadata", key]).is_none()
+            && key == "deletionGracePeriodSeconds"
+            && let Some(value) = old.at(&["metadata", key])
+        {
+            new.set(&["metadata", key], value.clone());
+        }
+    }
+    if old.at(&["metadata", "deletionTimestamp"]).is_none() {
+        new.remove(&["metadata", "deletionTimestamp"]);
+        new.remove(&["metadata", "deletionGracePeriodSeconds"]);
+    }
+    new.remove(&["metadata", "selfLink"]);
+}
+
+/// Whether nothing holds an object back whose deletion was asked for.
+pub fn may_go(kind: &Kind, new: &Value, old: &Value) -> bool {
+    new.array_at(&["metadata", "finalizers"]).is_empty()
+        && old.at(&["metadata", "deletionTimestamp"]).is_some()
+        && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default() == 0
+        && !kind.strategy.is_held(new)
+}
+
+/// How often a change that names no revision is tried.
+pub fn retries(patch: bool) -> usize {
+    if patch { limits::PATCH_RETRIES } else { limits::WRITE_RETRIES }
+}
