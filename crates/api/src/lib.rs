@@ -12,6 +12,7 @@
 //! Everything here is synchronous and pure but for the trait's signatures. This crate knows no HTTP, no store
 //! and no kernel.
 
+pub mod fields;
 pub mod interface;
 pub mod names;
 pub mod object;

@@ -1,0 +1,289 @@
+//! `metadata.managedFields`: who owns which field since when.
+
+use jiff::Timestamp;
+
+use crate::table::TypeId;
+use crate::value::{Map, Str, Value};
+
+use super::compare::compare;
+use super::set::FieldSet;
+
+/// How many managers of updates an object remembers; older ones are merged.
+const MAX_UPDATE_MANAGERS: usize = 10;
+/// Longest name of a manager, in bytes.
+const MANAGER_MAX_BYTES: usize = 128;
+/// Under this name old updates are merged.
+const ANCIENT: &str = "ancient-changes";
+
+/// How fields became owned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// By the apply verb.
+    Apply,
+    /// By any other write.
+    Update,
+}
+
+/// One entry of `managedFields`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Who.
+    pub manager: Str,
+    /// How.
+    pub operation: Operation,
+    /// In which version the paths are written, as `apps/v1`.
+    pub api_version: Str,
+    /// Through which subresource; empty for the object itself.
+    pub subresource: Str,
+    /// When, in RFC 3339; empty if nobody knows.
+    pub time: Str,
+    /// What.
+    pub fields: FieldSet,
+}
+
+/// A write, as far as owners are concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Who writes (see [`manager_name`]).
+    pub manager: &'a str,
+    /// The version of the objects, as `apps/v1`.
+    pub api_version: &'a str,
+    /// The subresource that is written through; empty for the object itself.
+    pub subresource: &'a str,
+    /// When.
+    pub now: Timestamp,
+    /// The type of the objects.
+    pub ty: TypeId,
+    /// The fields that the write cannot change (see [`super::reset::reset_fields`]).
+    pub reset: &'a FieldSet,
+}
+
+/// The name of a manager: the parameter `fieldManager`, or else the user agent up to its first slash.
+pub fn manager_name(field_manager: &str, user_agent: &str) -> Str {
+    if !field_manager.is_empty() {
+        return field_manager.into();
+    }
+    let mut name = Str::default();
+    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+        if name.len() + c.len_utf8() > MANAGER_MAX_BYTES {
+            break;
+        }
+        name.push(c);
+    }
+    name
+}
+
+/// Sets `metadata.managedFields` of `new`, an object that is about to take the place of `old` (an empty object for
+/// a creation), for a create, update or patch.
+pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
+    let mut entries = starting_point(old, new, write.subresource);
+    new.remove(&["metadata", "managedFields"]);
+    // An object that was never tracked stays so.
+    let exists = old.str_at(&["metadata", "uid"]).is_some_and(|uid| !uid.is_empty());
+    if entries.is_empty() && exists {
+        return;
+    }
+    let mut comparison = compare(old, new, write.ty);
+    if !write.reset.is_empty() {
+        comparison.added = comparison.added.recursive_difference(write.reset);
+        comparison.modified = comparison.modified.recursive_difference(write.reset);
+        comparison.removed = comparison.removed.recursive_difference(write.reset);
+    }
+    let removed = comparison.removed;
+    let taken = comparison.added.union(comparison.modified);
+    for entry in &mut entries {
+        if entry.fields.intersects(&taken) {
+            entry.fields = entry.fields.difference(&taken);
+        }
+        if entry.fields.intersects(&removed) {
+            entry.fields = entry.fields.difference(&removed);
+        }
+    }
+    entries.retain(|entry| !entry.fields.is_empty());
+    if !taken.is_empty() {
+        credit(&mut entries, taken, write);
+    }
+    cap(&mut entries);
+    store(new, entries);
+}
+
+/// Gives back the old times if nothing but times has changed, so that a write without effect changes nothing.
+pub fn revert_times(old: &Value, new: &mut Value) {
+    const PATH: [&str; 2] = ["metadata", "managedFields"];
+    let (before, after) = (old.array_at(&PATH), new.array_at(&PATH));
+    let without_time = |entry: &Value| {
+        let mut entry = entry.clone();
+        entry.remove(&["time"]);
+        entry
+    };
+    let alike = before.len() == after.len()
+        && before != after
+        && before.iter().zip(after).all(|(a, b)| without_time(a) == without_time(b));
+    if !alike {
+        return;
+    }
+    let entries = before.to_vec();
+    let changed = std::mem::replace(new.at_mut(&PATH).unwrap_or(&mut Value::Null), Value::Array(entries));
+    if &*new != old {
+        new.set(&PATH, changed);
+    }
+}
+
+/// The entries that the write starts from: those that the client sends, if they make sense, else the old ones. A
+/// list that is empty, or has one empty entry, forgets all.
+fn starting_point(old: &Value, new: &Value, subresource: &str) -> Vec<Entry> {
+    const PATH: [&str; 2] = ["metadata", "managedFields"];
+    let live = || decode(old.array_at(&PATH)).unwrap_or_default();
+    if !subresource.is_empty() {
+        return live();
+    }
+    match new.at(&PATH) {
+        Some(Value::Array(given)) => match given.as_slice() {
+            [] => Vec::new(),
+            [Value::Object(only)] if only.is_empty() => Vec::new(),
+            given => decode(given).filter(|entries| !entries.is_empty()).unwrap_or_else(live),
+        },
+        _ => live(),
+    }
+}
+
+/// Reads entries; `None` if one of them makes no sense.
+pub fn decode(entries: &[Value]) -> Option<Vec<Entry>> {
+    let mut out: Vec<Entry> = Vec::with_capacity(entries.len() + 1);
+    for entry in entries {
+        let text = |key| entry.str_at(&[key]).unwrap_or_default();
+        let operation = match text("operation") {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
+            _ => return None,
+        };
+        if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+            return None;
+        }
+        let fields = match entry.get("fieldsV1") {
+            Some(fields) => FieldSet::from_value(fields).ok()?,
+            None => FieldSet::new(),
+        };
+        let entry = Entry {
+            manager: text("manager").into(),
+            operation,
+            api_version: text("apiVersion").into(),
+            subresource: text("subresource").into(),
+            time: text("time").into(),
+            fields,
+        };
+        match out.iter_mut().find(|other| other.is_same_manager(&entry)) {
+            Some(other) => *other = entry,
+            None => out.push(entry),
+        }
+    }
+    Some(out)
+}
+
+impl Entry {
+    /// Whether both are the same manager. Those who apply are one over all versions.
+    fn is_same_manager(&self, other: &Self) -> bool {
+        self.operation == other.operation
+            && self.manager == other.manager
+            && self.subresource == other.subresource
+            && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    }
+
+    /// As JSON.
+    pub fn to_value(&self) -> Value {
+        let operation = match self.operation {
+            Operation::Apply => "Apply",
+            Operation::Update => "Update",
+        };
+        let mut pairs: Vec<(Str, Value)> = Vec::with_capacity(7);
+        let mut add = |key: &'static str, value: Value| pairs.push((Str::const_new(key), value));
+        add("apiVersion", self.api_version.clone().into());
+        add("fieldsType", "FieldsV1".into());
+        add("fieldsV1", self.fields.to_value());
+        for (key, text) in [("manager", &self.manager), ("operation", &operation.into())] {
+            if !text.is_empty() {
+                add(key, text.clone().into());
+            }
+        }
+        for (key, text) in [("subresource", &self.subresource), ("time", &self.time)] {
+            if !text.is_empty() {
+                add(key, text.clone().into());
+            }
+        }
+        Value::Object(Map::from_pairs(pairs))
+    }
+}
+
+/// The writer owns what it changed, since now.
+fn credit(entries: &mut Vec<Entry>, fields: FieldSet, write: &Write<'_>) {
+    let manager = if write.manager.is_empty() { "unknown" } else { write.manager };
+    // Upstream loses the time of those who scale when it carries the entry over to the scaled object.
+    let time = match write.subresource {
+        "scale" => String::new(),
+        _ => write.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    };
+    let entry = Entry {
+        manager: manager.into(),
+        operation: Operation::Update,
+        api_version: write.api_version.into(),
+        subresource: write.subresource.into(),
+        time: time.into(),
+        fields,
+    };
+    match entries.iter_mut().find(|other| other.is_same_manager(&entry)) {
+        Some(own) => {
+            own.fields = std::mem::take(&mut own.fields).union(entry.fields);
+            own.time = entry.time;
+        }
+        None => entries.push(entry),
+    }
+}
+
+/// Merges the oldest updates, version by version, until there are few enough.
+fn cap(entries: &mut Vec<Entry>) {
+    let updates = |entries: &[Entry]| entries.iter().filter(|entry| entry.operation == Operation::Update).count();
+    let mut left = updates(entries);
+    if left <= MAX_UPDATE_MANAGERS {
+        return;
+    }
+    let (mut old, mut kept): (Vec<Entry>, Vec<Entry>) =
+        entries.drain(..).partition(|entry| entry.operation == Operation::Update);
+    // Among those of one second upstream goes by the identifier, which begins with the manager's name.
+    old.sort_by(|a, b| {
+        (&a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(&b.time, &b.manager, &b.api_version, &b.subresource))
+    });
+    let mut merged: Vec<Entry> = Vec::new();
+    for entry in old {
+        let bucket = merged.iter_mut().find(|bucket| bucket.api_version == entry.api_version);
+        match bucket {
+            Some(bucket) if left > MAX_UPDATE_MANAGERS => {
+                bucket.manager = ANCIENT.into();
+                bucket.subresource = Str::default();
+                bucket.fields = std::mem::take(&mut bucket.fields).union(entry.fields);
+                bucket.time = entry.time;
+                left -= 1;
+            }
+            None if left > MAX_UPDATE_MANAGERS => merged.push(entry),
+            _ => kept.push(entry),
+        }
+    }
+    kept.append(&mut merged);
+    *entries = kept;
+}
+
+fn store(new: &mut Value, mut entries: Vec<Entry>) {
+    if entries.is_empty() {
+        return;
+    }
+    entries.sort_by(|a, b| {
+        (a.operation, &a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(
+            b.operation,
+            &b.time,
+            &b.manager,
+            &b.api_version,
+            &b.subresource,
+        ))
+    });
+    let entries: Vec<Value> = entries.iter().map(Entry::to_value).collect();
+    new.set(&["metadata", "managedFields"], entries);
+}
