@@ -1,0 +1,242 @@
+//! A conversation with one pod process: requests are paired with answers, changes of state flow in unasked.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::protocol::{
+    self, ContainerState, Ended, HEADER_BYTES, MAX_DESCRIPTORS, Request, Response, Target,
+};
+
+/// Requests that may wait for the socket.
+const OUTGOING_FRAMES: usize = 64;
+/// How much is read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// One end of the conversation. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    outgoing: mpsc::Sender<Outgoing>,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// An answer and the descriptors that came with it.
+pub struct Answer {
+    pub response: Response,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// What comes unasked.
+pub enum Change {
+    State(ContainerState),
+    Forgotten(Target),
+}
+
+/// The conversation is over.
+#[derive(Debug)]
+pub struct Gone;
+
+struct Outgoing {
+    frame: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    closed: bool,
+    last: u32,
+    answers: HashMap<u32, oneshot::Sender<Answer>>,
+    commands: HashMap<u32, oneshot::Sender<Ended>>,
+}
+
+/// A request that was sent: its answer, and for a command also its end.
+pub struct Sent {
+    pub number: u32,
+    pub answer: oneshot::Receiver<Answer>,
+    pub ended: oneshot::Receiver<Ended>,
+}
+
+impl Connection {
+    /// A connection, and the work that moves its bytes until the other side is gone; `on_change` is called for
+    /// whatever comes unasked.
+    pub fn new(
+        stream: UnixStream,
+        on_change: impl FnMut(Change) + Send + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (outgoing, queue) = mpsc::channel(OUTGOING_FRAMES);
+        let waiting = Arc::new(Mutex::new(Waiting::default()));
+        let connection = Self { outgoing, waiting: Arc::clone(&waiting) };
+        (connection, run(stream, queue, waiting, on_change))
+    }
+
+    /// Sends a request and waits for its answer.
+    pub async fn ask(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<Answer, Gone> {
+        self.send(request, descriptors).await?.answer.await.map_err(|_| Gone)
+    }
+
+    /// Sends a request.
+    pub async fn send(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<Sent, Gone> {
+        let (answer_to, answer) = oneshot::channel();
+        let (ended_to, ended) = oneshot::channel();
+        let number = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.closed {
+                return Err(Gone);
+            }
+            // Numbers wrap after four billion requests; 0 is kept for what comes unasked.
+            waiting.last = waiting.last.wrapping_add(1).max(1);
+            let number = waiting.last;
+            waiting.answers.insert(number, answer_to);
+            if matches!(request, Request::Exec(_)) {
+                waiting.commands.insert(number, ended_to);
+            }
+            number
+        };
+        let frame = protocol::frame(number, request, descriptors.len());
+        self.outgoing.send(Outgoing { frame, descriptors }).await.map_err(|_| Gone)?;
+        Ok(Sent { number, answer, ended })
+    }
+}
+
+async fn run(
+    stream: UnixStream,
+    mut queue: mpsc::Receiver<Outgoing>,
+    waiting: Arc<Mutex<Waiting>>,
+    mut on_change: impl FnMut(Change) + Send,
+) {
+    let write = async {
+        while let Some(outgoing) = queue.recv().await {
+            write_frame(&stream, &outgoing).await?;
+        }
+        Ok::<(), io::Error>(())
+    };
+    let read = async {
+        let mut incoming = Incoming::default();
+        loop {
+            incoming.fill(&stream).await?;
+            while let Some((number, response, descriptors)) = incoming.next()? {
+                deliver(&waiting, number, response, descriptors, &mut on_change);
+            }
+        }
+        #[expect(unreachable_code, reason = "names the type of the block")]
+        Ok::<(), io::Error>(())
+    };
+    let result = tokio::select! {
+        result = write => result,
+        result = read => result,
+    };
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::UnexpectedEof
+    {
+        tracing::warn!(%error, "the conversation with a pod process broke");
+    }
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.closed = true;
+    // Dropping the senders tells everyone who waits.
+    waiting.answers.clear();
+    waiting.commands.clear();
+}
+
+fn deliver(
+    waiting: &Mutex<Waiting>,
+    number: u32,
+    response: Response,
+    descriptors: Vec<OwnedFd>,
+    on_change: &mut impl FnMut(Change),
+) {
+    let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    match (number, response) {
+        (protocol::UNASKED, Response::State(state)) => on_change(Change::State(state)),
+        (protocol::UNASKED, Response::Forgotten(target)) => on_change(Change::Forgotten(target)),
+        (protocol::UNASKED, _) => {}
+        (_, Response::ExecEnded(ended)) => {
+            let waiter = lock().commands.remove(&number);
+            let _ = waiter.map(|waiter| waiter.send(ended));
+        }
+        (_, response) => {
+            let waiter = lock().answers.remove(&number);
+            let _ = waiter.map(|waiter| waiter.send(Answer { response, descriptors }));
+        }
+    }
+}
+
+async fn write_frame(stream: &UnixStream, outgoing: &Outgoing) -> io::Result<()> {
+    let mut written = 0;
+    let fds: Vec<_> = outgoing.descriptors.iter().map(AsFd::as_fd).collect();
+    while written < outgoing.frame.len() {
+        let rest = &outgoing.frame[written..];
+        written += stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                // Descriptors travel with the first byte, and only once.
+                if written == 0 && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+                    return Err(io::Error::from(io::ErrorKind::InvalidInput));
+                }
+                Ok(sendmsg(
+                    stream,
+                    &[IoSlice::new(rest)],
+                    &mut control,
+                    SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+                )?)
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Bytes and descriptors that are not a whole frame yet.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Incoming {
+    async fn fill(&mut self, stream: &UnixStream) -> io::Result<()> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + READ_BYTES, 0);
+        let (bytes, descriptors) = (&mut self.bytes[start..], &mut self.descriptors);
+        let count = stream
+            .async_io(Interest::READABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+                let received = recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(fds) = message {
+                        descriptors.extend(fds);
+                    }
+                }
+                Ok(received.bytes)
+            })
+            .await?;
+        self.bytes.truncate(start + count);
+        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    fn next(&mut self) -> io::Result<Option<(u32, Response, Vec<OwnedFd>)>> {
+        let malformed = |error: protocol::Malformed| io::Error::new(io::ErrorKind::InvalidData, error.0);
+        let Some(head) = self.bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let (length, count) = protocol::header(*head).map_err(malformed)?;
+        let Some(body) = self.bytes.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
+        let (number, response) = protocol::body::<Response>(body).map_err(malformed)?;
+        let response = response.map_err(malformed)?;
+        if count > self.descriptors.len() {
+            return Err(malformed(protocol::Malformed("descriptors are missing")));
+        }
+        let descriptors = self.descriptors.drain(..count).collect();
+        self.bytes.drain(..HEADER_BYTES + length);
+        Ok(Some((number, response, descriptors)))
+    }
+}
