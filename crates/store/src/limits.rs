@@ -1,0 +1,70 @@
+//! Every limit of this crate, by name.
+
+use std::time::Duration;
+
+/// Longest value of one key: the largest body that the API takes.
+pub const VALUE_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Longest path of a key (`/registry/<resource>/<namespace>/<name>`), in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Most keys that one transaction names.
+pub const TRANSACTION_KEYS_MAX: usize = 512;
+
+/// Most bytes of values that one transaction writes.
+pub const TRANSACTION_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Most commits that wait for the disk; the next one is refused with [`crate::CommitError::Busy`].
+pub const COMMIT_QUEUE_MAX: usize = 16 * 1024;
+
+/// Most bytes of values that one group commit writes before it syncs.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Longest frame body that a reader accepts: one full group commit and one transaction that overshoots it, with
+/// their keys.
+pub const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX
+    + TRANSACTION_BYTES_MAX
+    + (COMMIT_QUEUE_MAX + TRANSACTION_KEYS_MAX) * (KEY_BYTES_MAX + 64);
+
+/// History younger than this is kept, as long as the two bounds below allow: as long as upstream keeps it.
+pub const HISTORY_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// Most events that the history keeps.
+pub const HISTORY_EVENTS_MAX: usize = 100_000;
+
+/// Most bytes of values that live in the history alone, because they were replaced or deleted.
+pub const HISTORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How often history is checked for age while there is any.
+pub const HISTORY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Encodings are dropped from events that have this many younger ones: only a watcher that lags far behind
+/// encodes them again.
+pub const ENCODED_EVENTS_MAX: usize = 1024;
+
+/// Most events that one call of [`crate::Watch::next`] returns, but for those of the last revision.
+pub const WATCH_BATCH_EVENTS_MAX: usize = 256;
+
+/// Most watchers at a time.
+pub const WATCHERS_MAX: usize = 100_000;
+
+/// Most keys that one sweep of expired keys deletes with one revision.
+pub const EXPIRY_KEYS_MAX: usize = 256;
+
+/// Size at which a log segment is closed and the next one begun.
+pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Segments grow by this much at a time, so that a commit need not wait for the file system's own journal.
+pub const SEGMENT_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The log is never rewritten below this size.
+pub const REWRITE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// The log is rewritten when it is this many times larger than what is alive in it.
+pub const REWRITE_FACTOR: u64 = 2;
+
+/// Size of the frames of a snapshot, but for a larger single value.
+pub const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
+
+/// After a failed sync, or a failed rewrite, the next try waits this long.
+pub const HEAL_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,192 @@
+//! Appends frames to the newest segment, and knows what may be trusted after the disk has failed.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Random;
+
+use super::files;
+use super::format::{FileKind, HEADER_BYTES, Header};
+use super::replay::Tail;
+use crate::disk::{Disk, File};
+use crate::key::Revision;
+use crate::limits;
+
+/// The end of the log.
+pub(crate) struct Writer {
+    pub(crate) disk: Arc<dyn Disk>,
+    random: Random,
+    codec: u32,
+    file: Box<dyn File>,
+    header: Header,
+    /// Where the next frame goes.
+    offset: u64,
+    /// How long the file is, with the zeros behind the last frame.
+    allocated: u64,
+    /// Bytes of the segments before this one that the last snapshot does not make superfluous.
+    earlier_bytes: u64,
+    /// Set once a sync has failed: what this segment holds on disk behind the last success is unknown for good.
+    sealed: Option<Sealed>,
+    roll_at: u64,
+}
+
+struct Sealed {
+    error: Arc<io::Error>,
+    retry_at: Duration,
+}
+
+impl Writer {
+    /// Goes on at the end of what recovery has read, after cutting off a torn write; or begins segment `number`.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        random: Random,
+        codec: u32,
+        tail: Option<Tail>,
+        number: u64,
+        base: Revision,
+        log_bytes: u64,
+    ) -> io::Result<Self> {
+        let (header, file, offset, allocated) = match tail {
+            Some(Tail { header, offset, torn_bytes }) => {
+                let mut file = disk.open(&files::name(FileKind::Segment, header.number))?;
+                if torn_bytes > 0 {
+                    file.truncate(offset)?;
+                    file.sync()?;
+                }
+                let allocated = file.size()?;
+                (header, file, offset, allocated)
+            }
+            None => {
+                let header = files::header(&random, codec, FileKind::Segment, number, base);
+                let (file, size) = files::make(&*disk, &header, |_| Ok(HEADER_BYTES as u64))?;
+                (header, file, size, size)
+            }
+        };
+        Ok(Self {
+            disk,
+            random,
+            codec,
+            file,
+            header,
+            offset,
+            allocated,
+            earlier_bytes: log_bytes.saturating_sub(offset),
+            sealed: None,
+            roll_at: limits::SEGMENT_BYTES_MAX,
+        })
+    }
+
+    /// The number of the newest segment.
+    pub(crate) fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// How large all segments are that recovery would read.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.earlier_bytes + self.offset
+    }
+
+    /// Whether the segment is as long as one gets.
+    pub(crate) fn is_long(&self) -> bool {
+        self.sealed.is_none() && self.offset >= self.roll_at
+    }
+
+    /// Whether only a fresh start in a new segment helps, and when it may be tried.
+    pub(crate) fn heal_at(&self) -> Option<Duration> {
+        self.sealed.as_ref().map(|sealed| sealed.retry_at)
+    }
+
+    /// The error that keeps the log from being written.
+    pub(crate) fn sealed_by(&self) -> Option<Arc<io::Error>> {
+        self.sealed.as_ref().map(|sealed| Arc::clone(&sealed.error))
+    }
+
+    /// Writes a frame, whose header is filled in here, and makes it durable. After an error the frame is not part
+    /// of the log, and nothing else of it is touched.
+    pub(crate) fn append(&mut self, frame: &mut [u8], now: Duration) -> Result<(), Arc<io::Error>> {
+        if let Some(sealed) = &self.sealed {
+            return Err(Arc::clone(&sealed.error));
+        }
+        let end = self.offset + frame.len() as u64;
+        if end > self.allocated {
+            let wanted = end.next_multiple_of(limits::SEGMENT_GROWTH_BYTES);
+            // A disk that has no room for growth may still have room for this frame: the write decides.
+            if self.file.allocate(wanted).is_ok() {
+                self.allocated = wanted;
+            }
+        }
+        self.header.seal(self.offset, frame);
+        if let Err(error) = self.file.write_at(self.offset, frame) {
+            // Gives the room back. If it fails, the next frame is written over the rest of this one.
+            if self.file.truncate(self.offset).is_ok() {
+                self.allocated = self.offset;
+            }
+            return Err(Arc::new(error));
+        }
+        if let Err(error) = self.file.sync() {
+            return Err(self.seal(error, now));
+        }
+        self.offset = end;
+        self.allocated = self.allocated.max(end);
+        Ok(())
+    }
+
+    /// Trusts this segment no more.
+    pub(crate) fn seal(&mut self, error: io::Error, now: Duration) -> Arc<io::Error> {
+        let error = Arc::new(error);
+        self.sealed = Some(Sealed { error: Arc::clone(&error), retry_at: now + limits::HEAL_INTERVAL });
+        error
+    }
+
+    /// Begins the next segment behind the newest revision. All frames of this one are durable.
+    pub(crate) fn roll(&mut self, base: Revision, now: Duration) -> Result<(), Arc<io::Error>> {
+        match self.make_next(self.header.number + 1, base) {
+            Ok(()) => Ok(()),
+            // Whether the new segment has its name on disk is unknown only if it has it in memory.
+            Err(error) if self.is_there(self.header.number + 1) => Err(self.seal(error, now)),
+            Err(error) => {
+                self.roll_at = self.offset + limits::SEGMENT_GROWTH_BYTES;
+                Err(Arc::new(error))
+            }
+        }
+    }
+
+    fn is_there(&self, number: u64) -> bool {
+        self.disk.open(&files::name(FileKind::Segment, number)).is_ok()
+    }
+
+    fn make_next(&mut self, number: u64, base: Revision) -> io::Result<()> {
+        let header = files::header(&self.random, self.codec, FileKind::Segment, number, base);
+        let (file, size) = files::make(&*self.disk, &header, |_| Ok(HEADER_BYTES as u64))?;
+        self.earlier_bytes += self.offset;
+        (self.file, self.header, self.offset, self.allocated) = (file, header, size, size);
+        self.roll_at = limits::SEGMENT_BYTES_MAX;
+        self.sealed = None;
+        Ok(())
+    }
+
+    /// The header of the snapshot that stands before a segment.
+    pub(crate) fn snapshot_header(&self, number: u64, base: Revision) -> Header {
+        files::header(&self.random, self.codec, FileKind::Snapshot, number, base)
+    }
+
+    /// Begins anew behind a snapshot of this number, which is durable already.
+    pub(crate) fn restart(&mut self, number: u64, base: Revision) -> io::Result<()> {
+        self.make_next(number, base)?;
+        self.earlier_bytes = 0;
+        Ok(())
+    }
+
+    /// The snapshot of this number is durable: segments before it do not count any more.
+    pub(crate) fn forget_before(&mut self, earlier_bytes: u64) {
+        self.earlier_bytes = self.earlier_bytes.saturating_sub(earlier_bytes);
+    }
+
+    /// The next try to heal waits.
+    pub(crate) fn postpone(&mut self, now: Duration) {
+        if let Some(sealed) = &mut self.sealed {
+            sealed.retry_at = now + limits::HEAL_INTERVAL;
+        }
+    }
+}

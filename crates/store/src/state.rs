@@ -1,0 +1,479 @@
+//! All that is alive, in order, and what happened lately. Pure: it knows no disk, no lock and no task.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use compact_str::CompactString;
+use jiff::Timestamp;
+
+use crate::error::ReadError;
+use crate::key::{Key, Resource, Revision, Scope, Segment};
+use crate::limits;
+use crate::record::{Entry, Event, Record};
+use crate::watch::Registry;
+
+type Names<R> = BTreeMap<CompactString, Arc<Entry<R>>>;
+
+/// What to list.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// Of which keys.
+    pub scope: Scope,
+    /// Only keys behind this one: the last of the page before.
+    pub after: Option<Key>,
+    /// At most so many; 0 means all.
+    pub limit: usize,
+    /// As it was at this revision; `None` means now.
+    pub at: Option<Revision>,
+}
+
+impl List {
+    /// All of a scope, now.
+    pub fn all(scope: Scope) -> Self {
+        Self { scope, after: None, limit: 0, at: None }
+    }
+}
+
+/// One part of a list.
+pub struct Page<R> {
+    /// In the order of keys.
+    pub entries: Vec<Arc<Entry<R>>>,
+    /// The revision at which all of this was so. Ask for the next page at this revision.
+    pub revision: Revision,
+    /// How many more follow.
+    pub remaining: usize,
+}
+
+impl<R> std::fmt::Debug for Page<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Page({:?} at {}, {} more)", self.entries, self.revision, self.remaining)
+    }
+}
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLimits {
+    /// Events older than this are forgotten.
+    pub age: Duration,
+    /// Most events.
+    pub events: usize,
+    /// Most bytes of values that only the history holds.
+    pub bytes: usize,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self {
+            age: limits::HISTORY_AGE,
+            events: limits::HISTORY_EVENTS_MAX,
+            bytes: limits::HISTORY_BYTES_MAX,
+        }
+    }
+}
+
+/// One key's transition, decided and durable.
+pub(crate) struct Change<R> {
+    pub(crate) revision: Revision,
+    pub(crate) current: Option<Arc<Entry<R>>>,
+    pub(crate) previous: Option<Arc<Entry<R>>>,
+}
+
+impl<R> Clone for Change<R> {
+    fn clone(&self) -> Self {
+        Self { revision: self.revision, current: self.current.clone(), previous: self.previous.clone() }
+    }
+}
+
+/// An event and when it came, on the monotonic clock (negative for what was recovered).
+struct Aged<R> {
+    event: Arc<Event<R>>,
+    at_ms: i64,
+}
+
+/// Everything of one resource.
+struct Table<R> {
+    namespaces: BTreeMap<Segment, Names<R>>,
+    count: usize,
+    history: VecDeque<Arc<Event<R>>>,
+}
+
+pub(crate) struct State<R> {
+    pub(crate) revision: Revision,
+    pub(crate) compacted: Revision,
+    pub(crate) closed: bool,
+    pub(crate) watchers: Registry,
+    tables: BTreeMap<Resource, Table<R>>,
+    history: VecDeque<Aged<R>>,
+    history_bytes: usize,
+    live_bytes: u64,
+    expiries: BTreeSet<(Timestamp, Key)>,
+    limits: HistoryLimits,
+}
+
+impl<R: Record> State<R> {
+    /// Nothing, at `revision`.
+    pub(crate) fn new(revision: Revision, limits: HistoryLimits) -> Self {
+        Self {
+            revision,
+            compacted: revision,
+            closed: false,
+            watchers: Registry::default(),
+            tables: BTreeMap::new(),
+            history: VecDeque::new(),
+            history_bytes: 0,
+            live_bytes: 0,
+            expiries: BTreeSet::new(),
+            limits,
+        }
+    }
+
+    /// The entry of a key, now.
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Entry<R>>> {
+        self.tables
+            .get(&key.resource)?
+            .namespaces
+            .get(&Segment(key.namespace.clone()))?
+            .get(key.name.as_str())
+    }
+
+    /// The entry of a key as it was.
+    pub(crate) fn get_at(&self, key: &Key, at: Revision) -> Result<Option<Arc<Entry<R>>>, ReadError> {
+        self.check_readable(at)?;
+        let change = self.events_after(Some(&key.resource), at).find(|event| event.key() == key);
+        Ok(match change {
+            Some(event) => event.previous.clone(),
+            None => self.get(key).cloned(),
+        })
+    }
+
+    /// One page of a list.
+    pub(crate) fn list(&self, list: &List) -> Result<Page<R>, ReadError> {
+        let at = list.at.unwrap_or(self.revision);
+        self.check_readable(at)?;
+        let limit = if list.limit == 0 { usize::MAX } else { list.limit };
+        let mut live = self.range(&list.scope, list.after.as_ref());
+        let (entries, remaining) = if at == self.revision {
+            let entries: Vec<_> = live.by_ref().take(limit).cloned().collect();
+            let remaining = match self.count(&list.scope) {
+                Some(count) if list.after.is_none() => count - entries.len(),
+                _ => live.count(),
+            };
+            (entries, remaining)
+        } else {
+            let mut past = self.past(&list.scope, list.after.as_ref(), at, live);
+            let entries: Vec<_> = past.by_ref().take(limit).cloned().collect();
+            (entries, past.count())
+        };
+        Ok(Page { entries, revision: at, remaining })
+    }
+
+    fn check_readable(&self, at: Revision) -> Result<(), ReadError> {
+        if at < self.compacted {
+            return Err(ReadError::Compacted { requested: at, compacted: self.compacted });
+        }
+        if at > self.revision {
+            return Err(ReadError::Future { requested: at, current: self.revision });
+        }
+        Ok(())
+    }
+
+    /// How many keys a scope has now, where that is known without counting.
+    fn count(&self, scope: &Scope) -> Option<usize> {
+        match scope {
+            Scope::All => Some(self.tables.values().map(|table| table.count).sum()),
+            Scope::Resource(resource) => Some(self.tables.get(resource).map_or(0, |table| table.count)),
+            Scope::Namespace(resource, namespace) => {
+                let table = self.tables.get(resource);
+                Some(table.and_then(|t| t.namespaces.get(&Segment(namespace.clone()))).map_or(0, Names::len))
+            }
+            Scope::Key(_) => None,
+        }
+    }
+
+    /// What is alive in a scope behind a key, in order.
+    fn range<'a>(
+        &'a self,
+        scope: &Scope,
+        after: Option<&'a Key>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Entry<R>>> + 'a> {
+        match scope {
+            Scope::All => {
+                let from = after.map_or(Bound::Unbounded, |key| Bound::Included(&key.resource));
+                let tables = self.tables.range::<Resource, _>((from, Bound::Unbounded));
+                Box::new(tables.flat_map(move |(resource, table)| {
+                    table.range(after.filter(|key| key.resource == *resource))
+                }))
+            }
+            Scope::Resource(resource) => match self.tables.get(resource) {
+                Some(table) => {
+                    let after = match after {
+                        Some(key) if key.resource < *resource => None,
+                        Some(key) if key.resource > *resource => return Box::new(std::iter::empty()),
+                        other => other,
+                    };
+                    Box::new(table.range(after))
+                }
+                None => Box::new(std::iter::empty()),
+            },
+            Scope::Namespace(resource, namespace) => {
+                let namespace = Segment(namespace.clone());
+                let names = self.tables.get(resource).and_then(|table| table.namespaces.get(&namespace));
+                let Some(names) = names else { return Box::new(std::iter::empty()) };
+                let place = |key: &Key| {
+                    key.resource.cmp(resource).then_with(|| Segment(key.namespace.clone()).cmp(&namespace))
+                };
+                let from = match after {
+                    Some(key) => match place(key) {
+                        std::cmp::Ordering::Less => Bound::Unbounded,
+                        std::cmp::Ordering::Equal => Bound::Excluded(key.name.as_str()),
+                        std::cmp::Ordering::Greater => return Box::new(std::iter::empty()),
+                    },
+                    None => Bound::Unbounded,
+                };
+                Box::new(names.range::<str, _>((from, Bound::Unbounded)).map(|(_, entry)| entry))
+            }
+            Scope::Key(key) => {
+                let wanted = after.is_none_or(|after| after < key);
+                Box::new(self.get(key).filter(|_| wanted).into_iter())
+            }
+        }
+    }
+
+    /// What was alive in a scope behind a key: `live`, with the first change since then of each key undone.
+    fn past<'a>(
+        &'a self,
+        scope: &Scope,
+        after: Option<&Key>,
+        at: Revision,
+        live: impl Iterator<Item = &'a Arc<Entry<R>>> + 'a,
+    ) -> impl Iterator<Item = &'a Arc<Entry<R>>> + 'a {
+        let mut undone: BTreeMap<&'a Key, Option<&'a Arc<Entry<R>>>> = BTreeMap::new();
+        for event in self.events_after(scope.resource(), at) {
+            let key = event.key();
+            if scope.contains(key) && after.is_none_or(|after| after < key) {
+                undone.entry(key).or_insert(event.previous.as_ref());
+            }
+        }
+        let mut live = live.peekable();
+        let mut undone = undone.into_iter().peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let from_live = match (live.peek(), undone.peek()) {
+                    (Some(entry), Some((key, _))) => match entry.key.cmp(key) {
+                        std::cmp::Ordering::Less => true,
+                        std::cmp::Ordering::Equal => {
+                            live.next();
+                            false
+                        }
+                        std::cmp::Ordering::Greater => false,
+                    },
+                    (Some(_), None) => true,
+                    (None, Some(_)) => false,
+                    (None, None) => return None,
+                };
+                if from_live {
+                    return live.next();
+                }
+                if let Some((_, Some(entry))) = undone.next() {
+                    return Some(entry);
+                }
+            }
+        })
+    }
+
+    /// Events younger than `revision`, oldest first.
+    pub(crate) fn events_after<'a>(
+        &'a self,
+        resource: Option<&Resource>,
+        revision: Revision,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Event<R>>> + 'a> {
+        match resource {
+            None => {
+                let start = self.history.partition_point(|aged| aged.event.revision <= revision);
+                Box::new(self.history.range(start..).map(|aged| &aged.event))
+            }
+            Some(resource) => match self.tables.get(resource) {
+                Some(table) => {
+                    let start = table.history.partition_point(|event| event.revision <= revision);
+                    Box::new(table.history.range(start..))
+                }
+                None => Box::new(std::iter::empty()),
+            },
+        }
+    }
+
+    /// All that is alive, in order.
+    pub(crate) fn live(&self) -> Vec<Arc<Entry<R>>> {
+        self.tables.values().flat_map(|table| table.range(None)).cloned().collect()
+    }
+
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.tables.values().map(|table| table.count).sum()
+    }
+
+    /// How many bytes the live values and their keys have.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// How many events the history has, and how many bytes only it holds.
+    pub(crate) fn history_size(&self) -> (usize, usize) {
+        (self.history.len(), self.history_bytes)
+    }
+
+    /// The same resource, sharing the text of the one that is known already.
+    pub(crate) fn intern(&self, resource: &Resource) -> Resource {
+        self.tables.get_key_value(resource).map_or(resource, |(known, _)| known).clone()
+    }
+
+    /// Puts an entry in, without history: for recovery from a snapshot.
+    pub(crate) fn load(&mut self, entry: Arc<Entry<R>>) {
+        self.replace(None, Some(&entry));
+    }
+
+    /// Remembers a change that was made before: for recovery. They come in the order of revisions.
+    pub(crate) fn recall(&mut self, change: Change<R>, at_ms: i64) {
+        let Change { revision, current, previous } = change;
+        let event = Event { revision, current, previous, encodings: crate::record::Slot::default() };
+        self.remember(Arc::new(event), at_ms);
+    }
+
+    /// Makes one change and remembers it. Changes come in the order of revisions.
+    pub(crate) fn apply(&mut self, change: Change<R>, at_ms: i64) {
+        assert!(change.revision >= self.revision, "changes come in the order of revisions");
+        let Change { revision, current, previous } = change;
+        self.revision = revision;
+        self.replace(previous.as_ref(), current.as_ref());
+        let event =
+            Arc::new(Event { revision, current, previous, encodings: crate::record::Slot::default() });
+        self.watchers.notify(event.key(), revision);
+        self.remember(event, at_ms);
+    }
+
+    fn remember(&mut self, event: Arc<Event<R>>, at_ms: i64) {
+        self.history_bytes += superseded_bytes(&event);
+        self.table(&event.key().resource).history.push_back(Arc::clone(&event));
+        self.history.push_back(Aged { event, at_ms });
+        if let Some(index) = self.history.len().checked_sub(limits::ENCODED_EVENTS_MAX + 1) {
+            self.history[index].event.encodings.clear();
+        }
+    }
+
+    fn table(&mut self, resource: &Resource) -> &mut Table<R> {
+        if !self.tables.contains_key(resource) {
+            self.tables.insert(resource.clone(), Table::new());
+        }
+        self.tables.get_mut(resource).expect("it was put in above")
+    }
+
+    fn replace(&mut self, previous: Option<&Arc<Entry<R>>>, current: Option<&Arc<Entry<R>>>) {
+        let Some(key) = current.or(previous).map(|entry| &entry.key) else { return };
+        let table = self.table(&key.resource);
+        let replaced = match current {
+            Some(entry) => table.insert(Arc::clone(entry)),
+            None => table.remove(key),
+        };
+        debug_assert_eq!(replaced.as_ref().map(|e| e.modified), previous.map(|e| e.modified));
+        if let Some(old) = replaced {
+            self.live_bytes -= footprint(&old);
+            if let Some(expires) = old.expires {
+                self.expiries.remove(&(expires, old.key.clone()));
+            }
+        }
+        if let Some(entry) = current {
+            self.live_bytes += footprint(entry);
+            if let Some(expires) = entry.expires {
+                self.expiries.insert((expires, entry.key.clone()));
+            }
+        }
+    }
+
+    /// Forgets what the limits do not keep.
+    pub(crate) fn trim(&mut self, now_ms: i64) {
+        let oldest_ms = now_ms - i64::try_from(self.limits.age.as_millis()).unwrap_or(i64::MAX / 2);
+        let mut until = None;
+        let (mut events, mut bytes) = (self.history.len(), self.history_bytes);
+        for aged in &self.history {
+            if aged.at_ms > oldest_ms && events <= self.limits.events && bytes <= self.limits.bytes {
+                break;
+            }
+            events -= 1;
+            bytes -= superseded_bytes(&aged.event);
+            until = Some(aged.event.revision);
+        }
+        if let Some(until) = until {
+            self.compact(until);
+        }
+    }
+
+    /// Forgets what happened up to `revision`, which itself stays readable.
+    pub(crate) fn compact(&mut self, revision: Revision) {
+        self.compacted = self.compacted.max(revision.min(self.revision));
+        while let Some(aged) = self.history.pop_front_if(|aged| aged.event.revision <= revision) {
+            self.history_bytes -= superseded_bytes(&aged.event);
+            if let Some(table) = self.tables.get_mut(&aged.event.key().resource) {
+                table.history.pop_front();
+            }
+        }
+    }
+
+    /// When the next key expires.
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Keys that have expired, the oldest first.
+    pub(crate) fn expired(&self, now: Timestamp) -> Vec<Key> {
+        let due = self.expiries.iter().take_while(|(at, _)| *at <= now);
+        due.take(limits::EXPIRY_KEYS_MAX).map(|(_, key)| key.clone()).collect()
+    }
+}
+
+/// What an event alone keeps in memory.
+fn superseded_bytes<R: Record>(event: &Event<R>) -> usize {
+    event.previous.as_ref().map_or(0, |entry| entry.record.bytes().len())
+}
+
+/// What an entry takes on disk, roughly.
+fn footprint<R: Record>(entry: &Entry<R>) -> u64 {
+    (entry.record.bytes().len() + entry.key.path_len() + 48) as u64
+}
+
+impl<R> Table<R> {
+    fn new() -> Self {
+        Self { namespaces: BTreeMap::new(), count: 0, history: VecDeque::new() }
+    }
+
+    fn range<'a>(&'a self, after: Option<&'a Key>) -> impl Iterator<Item = &'a Arc<Entry<R>>> + 'a {
+        let first = after.map(|key| Segment(key.namespace.clone()));
+        let from = first.clone().map_or(Bound::Unbounded, Bound::Included);
+        self.namespaces.range((from, Bound::Unbounded)).flat_map(move |(namespace, names)| {
+            let from = match after {
+                Some(key) if first.as_ref() == Some(namespace) => Bound::Excluded(key.name.as_str()),
+                _ => Bound::Unbounded,
+            };
+            names.range::<str, _>((from, Bound::Unbounded)).map(|(_, entry)| entry)
+        })
+    }
+
+    fn insert(&mut self, entry: Arc<Entry<R>>) -> Option<Arc<Entry<R>>> {
+        let names = self.namespaces.entry(Segment(entry.key.namespace.clone())).or_default();
+        let replaced = names.insert(entry.key.name.clone(), entry);
+        self.count += usize::from(replaced.is_none());
+        replaced
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Entry<R>>> {
+        let namespace = Segment(key.namespace.clone());
+        let names = self.namespaces.get_mut(&namespace)?;
+        let removed = names.remove(key.name.as_str());
+        if names.is_empty() {
+            self.namespaces.remove(&namespace);
+        }
+        self.count -= usize::from(removed.is_some());
+        removed
+    }
+}
