@@ -6,6 +6,13 @@ use std::collections::HashMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeId(pub(super) u16);
 
+impl TypeId {
+    /// Its place in [`Types::iter`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// Which [`Shape`]; an index into [`Types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShapeId(pub(super) u16);
