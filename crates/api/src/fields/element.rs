@@ -92,7 +92,9 @@ impl PathElement {
         Ok(Some(match sort {
             "f:" => Self::Field(rest.into()),
             "k:" => {
-                let Ok(Value::Object(members)) = value::parse(rest.as_bytes()) else { return Err(malformed()) };
+                let Ok(Value::Object(members)) = value::parse(rest.as_bytes()) else {
+                    return Err(malformed());
+                };
                 Self::Key(members.into_iter().collect())
             }
             "v:" => Self::Value(Box::new(value::parse(rest.as_bytes()).map_err(|_| malformed())?)),

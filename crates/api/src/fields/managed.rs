@@ -241,7 +241,8 @@ fn credit(entries: &mut Vec<Entry>, fields: FieldSet, write: &Write<'_>) {
 
 /// Merges the oldest updates, version by version, until there are few enough.
 fn cap(entries: &mut Vec<Entry>) {
-    let updates = |entries: &[Entry]| entries.iter().filter(|entry| entry.operation == Operation::Update).count();
+    let updates =
+        |entries: &[Entry]| entries.iter().filter(|entry| entry.operation == Operation::Update).count();
     let mut left = updates(entries);
     if left <= MAX_UPDATE_MANAGERS {
         return;
@@ -250,7 +251,12 @@ fn cap(entries: &mut Vec<Entry>) {
         entries.drain(..).partition(|entry| entry.operation == Operation::Update);
     // Among those of one second upstream goes by the identifier, which begins with the manager's name.
     old.sort_by(|a, b| {
-        (&a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(&b.time, &b.manager, &b.api_version, &b.subresource))
+        (&a.time, &a.manager, &a.api_version, &a.subresource).cmp(&(
+            &b.time,
+            &b.manager,
+            &b.api_version,
+            &b.subresource,
+        ))
     });
     let mut merged: Vec<Entry> = Vec::new();
     for entry in old {

@@ -144,9 +144,9 @@ impl FieldSet {
         for mine in &self.0 {
             while theirs.next_if(|entry| entry.element.compare(&mine.element) == Ordering::Less).is_some() {}
             let same = theirs.peek().filter(|entry| entry.element.compare(&mine.element) == Ordering::Equal);
-            if same.is_some_and(|same| {
-                (mine.member && same.member) || mine.children.intersects(&same.children)
-            }) {
+            if same
+                .is_some_and(|same| (mine.member && same.member) || mine.children.intersects(&same.children))
+            {
                 return true;
             }
         }

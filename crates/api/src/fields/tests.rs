@@ -53,10 +53,16 @@ fn managed_fields_are_upstreams_to_the_leaf() {
             reset: &reset::reset_fields(group, resource, subresource),
         };
         managed::update(&old, &mut new, &write);
-        let (ours, theirs) = (new.at(&["metadata", "managedFields"]), expect.at(&["metadata", "managedFields"]));
+        let (ours, theirs) =
+            (new.at(&["metadata", "managedFields"]), expect.at(&["metadata", "managedFields"]));
         if ours != theirs {
             let show = |value: Option<&Value>| value.map(ToString::to_string).unwrap_or_default();
-            wrong.push(format!("{case} by {}\nours   {}\ntheirs {}", write.manager, show(ours), show(theirs)));
+            wrong.push(format!(
+                "{case} by {}\nours   {}\ntheirs {}",
+                write.manager,
+                show(ours),
+                show(theirs)
+            ));
         }
         previous = (case.to_owned(), expect.clone());
     }
@@ -65,8 +71,10 @@ fn managed_fields_are_upstreams_to_the_leaf() {
 
 #[test]
 fn a_write_without_effect_keeps_its_time() {
-    let old = json!({"metadata": {"managedFields": [{"manager": "a", "time": "2026-01-01T00:00:00Z"}]}, "x": 1});
-    let mut new = json!({"metadata": {"managedFields": [{"manager": "a", "time": "2026-01-02T00:00:00Z"}]}, "x": 1});
+    let old =
+        json!({"metadata": {"managedFields": [{"manager": "a", "time": "2026-01-01T00:00:00Z"}]}, "x": 1});
+    let mut new =
+        json!({"metadata": {"managedFields": [{"manager": "a", "time": "2026-01-02T00:00:00Z"}]}, "x": 1});
     managed::revert_times(&old, &mut new);
     assert_eq!(new, old);
     new.set(&["metadata", "managedFields"], json!([{"manager": "a", "time": "2026-01-02T00:00:00Z"}]));
@@ -86,7 +94,8 @@ fn managers_are_named_by_parameter_or_agent() {
 #[test]
 fn an_atomic_map_is_one_leaf_and_a_free_map_is_not() {
     let service = table::types().find("core/v1.Service").unwrap();
-    let set = set_paths(&json!({"spec": {"selector": {"a": "b"}}, "metadata": {"labels": {"x": "y"}}}), service);
+    let set =
+        set_paths(&json!({"spec": {"selector": {"a": "b"}}, "metadata": {"labels": {"x": "y"}}}), service);
     assert_eq!(set, ["f:metadata/f:labels", "f:metadata/f:labels/f:x", "f:spec/f:selector"]);
 }
 
