@@ -6,6 +6,9 @@
 
 pub mod body;
 pub mod compress;
+pub mod jwt;
+pub mod path;
+pub mod query;
 pub mod serve;
 pub mod tls;
 
