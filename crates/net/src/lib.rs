@@ -9,9 +9,11 @@
 //! calling thread.
 
 pub mod address;
+pub mod dns;
 pub mod instance;
 pub mod ipam;
 pub mod link;
+pub mod loopback;
 pub mod rules;
 pub mod sysctl;
 
