@@ -12,6 +12,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 func main() {
@@ -48,13 +49,17 @@ func run(bin, out string) error {
 		return err
 	}
 	conditional := recordDefaults(types, served.roots())
+	partial, err := server.recordChecks(served, types)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
 	files := map[string][]byte{
 		"kinds.txt":       served.write(types),
 		"types.txt":       types.write(),
-		"conditional.txt": conditional,
+		"conditional.txt": append(conditional, []byte(strings.Join(partial, "\n")+"\n")...),
 	}
 	for name, body := range files {
 		path := filepath.Join(out, name)

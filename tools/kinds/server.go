@@ -81,7 +81,7 @@ func startServer(bin string) (*server, error) {
 		fmt.Sprintf("--secure-port=%d", ports[2]), "--bind-address=127.0.0.1", "--cert-dir="+filepath.Join(dir, "certs"),
 		"--token-auth-file="+tokenFile, "--service-account-key-file="+keyFile,
 		"--service-account-signing-key-file="+keyFile, "--service-account-issuer=https://kubernetes.default.svc",
-		"--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/16"); err != nil {
+		"--authorization-mode=Node,RBAC", "--disable-admission-plugins=ServiceAccount", "--service-cluster-ip-range=10.96.0.0/16"); err != nil {
 		s.stop()
 		return nil, err
 	}

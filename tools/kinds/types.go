@@ -58,6 +58,8 @@ type types struct {
 	defs     map[string]common.OpenAPIDefinition
 	markers  *markers
 	defaults map[string]map[string]string
+	checks   map[string]map[string][]string
+	partial  map[string]bool
 }
 
 func newTypes(roots []schema.GroupVersionKind) (*types, error) {
@@ -285,6 +287,9 @@ func (t *types) writeField(b *strings.Builder, key string, rt reflect.Type, f re
 	}
 	for _, m := range t.markers.field(rt, f.Name) {
 		fmt.Fprintf(b, " %s", m)
+	}
+	for _, c := range t.checks[key][j.name] {
+		fmt.Fprintf(b, " %s", c)
 	}
 	if d := t.defaults[key][j.name]; d != "" {
 		fmt.Fprintf(b, " default=%s", d)

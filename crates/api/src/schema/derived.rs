@@ -14,6 +14,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("apiextensions/v1.CustomResourceDefinitionNames", "", definition_names),
     ("apps/v1.DaemonSetUpdateStrategy", "", rolling_daemon_set),
     ("apps/v1.DeploymentStrategy", "", rolling_deployment),
+    ("apps/v1.StatefulSetSpec", "", claim_templates),
     ("autoscaling/v2.HorizontalPodAutoscalerBehavior", "", scaling_rules),
     ("batch/v1.JobSpec", "batch/v1.Job", job_spec),
     ("core/v1.Container", "", pull_policy_of_image),
@@ -103,6 +104,15 @@ fn stateful_set_strategy(map: &mut Map) {
         if spec.at(&["updateStrategy", "rollingUpdate"]).is_none() {
             spec.set(&["updateStrategy", "rollingUpdate"], Value::object());
         }
+    }
+}
+
+/// Upstream's conversion names the kind of the templates.
+fn claim_templates(map: &mut Map) {
+    let templates = map.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut);
+    for template in templates.into_iter().flatten().filter_map(Value::as_object_mut) {
+        template.insert("apiVersion", "v1");
+        template.insert("kind", "PersistentVolumeClaim");
     }
 }
 

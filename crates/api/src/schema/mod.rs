@@ -19,11 +19,13 @@ mod derived;
 mod finish;
 mod scan;
 mod time;
+mod validate;
 mod yaml;
 
 pub use decode::{Decoded, FieldValidation, TypeMeta, decode, summary, type_meta};
 pub use defaults::apply_defaults;
 pub use finish::finish;
+pub use validate::validate;
 pub use yaml::yaml_to_json;
 
 /// Why a text cannot be read as an object.

@@ -205,6 +205,12 @@ fn read_field(raw: &RawField) -> Field {
             field.default = Some(default);
             break;
         }
+        // What a message says may hold blanks, too.
+        if let Some((message, more)) = rest.strip_prefix("needed=<").and_then(|more| more.split_once('>')) {
+            field.bounds.get_or_insert_default().needed = Some(message);
+            rest = more.trim_start();
+            continue;
+        }
         let (word, more) = rest.split_once(' ').unwrap_or((rest, ""));
         rest = more;
         read_word(&mut field, word);
@@ -245,6 +251,10 @@ fn read_bound(bounds: &mut Bounds, key: &str, value: &'static str) {
         "maxlength" => bounds.max_length = Some(size()),
         "maxbytes" => bounds.max_bytes = Some(size()),
         "format" => bounds.format = Some(value),
+        "needed" => bounds.needed = Some(value),
+        "oneof" => bounds.one_of = Some(value),
+        "eachof" => bounds.each_of = Some(value),
+        "unique" => bounds.unique = Some(value),
         other => unreachable!("types.txt has a word {other}"),
     }
 }

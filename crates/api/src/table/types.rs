@@ -128,7 +128,7 @@ pub struct Field {
     pub off: Option<&'static str>,
     /// What appears when it is absent, as JSON.
     pub default: Option<&'static str>,
-    /// Declared bounds.
+    /// What the server enforces of it by itself.
     pub bounds: Option<Box<Bounds>>,
 }
 
@@ -163,7 +163,7 @@ pub struct Patch {
     pub key: &'static str,
 }
 
-/// Declared bounds of a value.
+/// What the server enforces of a value by itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// Least number.
@@ -178,6 +178,14 @@ pub struct Bounds {
     pub max_bytes: Option<usize>,
     /// Name of a text's format, as `k8s-short-name`.
     pub format: Option<&'static str>,
+    /// The server refuses an object without it; what its message says behind "Required value".
+    pub needed: Option<&'static str>,
+    /// The server refuses a text that is none of these, separated by `|`; empty for those of the named type.
+    pub one_of: Option<&'static str>,
+    /// The same for the elements of a list.
+    pub each_of: Option<&'static str>,
+    /// The server refuses a list in which this field of the elements (empty: an element) is there twice.
+    pub unique: Option<&'static str>,
 }
 
 /// A scalar, list or map with a name.
