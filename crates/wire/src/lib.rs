@@ -6,8 +6,10 @@
 
 pub mod body;
 pub mod compress;
+pub mod connect;
 pub mod jwt;
 pub mod path;
+pub mod proxy;
 pub mod query;
 pub mod serve;
 pub mod tls;
