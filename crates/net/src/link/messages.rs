@@ -90,8 +90,8 @@ pub(super) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u3
     });
 }
 
-/// Creates both ends with one message. The peer is born inside its namespace and up; the host's end is born
-/// down, because its other settings must be there before it comes up.
+/// Creates both ends with one message, the peer inside its namespace. Both are born down: the peer cannot be up
+/// before it has its partner, and the host's end needs its other settings first.
 pub(super) fn create_veth(batch: &mut Batch, pair: &VethPair<'_>) {
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
     batch.message(RTM_NEWLINK, flags, &link_header(0, 0, 0), |m| {
@@ -102,7 +102,7 @@ pub(super) fn create_veth(batch: &mut Batch, pair: &VethPair<'_>) {
             m.string(IFLA_INFO_KIND, "veth");
             m.nested(IFLA_INFO_DATA, |m| {
                 m.nested(VETH_INFO_PEER, |m| {
-                    m.raw(&link_header(0, IFF_UP, IFF_UP));
+                    m.raw(&link_header(0, 0, 0));
                     m.string(IFLA_IFNAME, pair.peer_name);
                     m.u32(IFLA_MTU, pair.mtu);
                     m.u32(IFLA_NET_NS_FD, pair.peer_netns.as_raw_fd() as u32);

@@ -186,7 +186,9 @@ impl Network {
         let pod = find_link(&mut inner, POD_INTERFACE)?
             .ok_or_else(|| NetlinkError::Garbled { action: format!("creating {veth}") })?;
         let mut batch = inner.batch();
-        messages::configure_link(&mut batch, messages::LOOPBACK_INDEX, None, None, false);
+        for index in [messages::LOOPBACK_INDEX, pod.index] {
+            messages::configure_link(&mut batch, index, None, None, false);
+        }
         for address in attachment.addresses {
             messages::add_address(&mut batch, pod.index, Cidr::host(*address));
         }

@@ -18,6 +18,17 @@ pub struct Frontend {
     pub port: u16,
 }
 
+impl Frontend {
+    /// All of it in one number, for finding equal ones fast. Those of IPv6 may collide, which costs a comparison.
+    fn packed(&self) -> u64 {
+        let address = match self.address {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => crate::instance::fnv1a(&address.octets()) & 0xffff_ffff,
+        };
+        address << 24 | u64::from(self.protocol.number()) << 16 | u64::from(self.port)
+    }
+}
+
 /// The key of one element, with the map that it is in. Ordered so that each map's elements are together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -236,12 +247,14 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Vec<Change> {
     let hairpins: BTreeSet<IpAddr> =
         before.elements.keys().chain(after.elements.keys()).filter_map(hairpin).collect();
     let mut shared_chains = BTreeSet::new();
+    let mut claimed: Vec<u64> = Vec::with_capacity(unchanged.len() * 2);
     for service in unchanged {
         for (frontend, policy) in frontends(new, service) {
             if touched.contains(&frontend) {
                 // Two Services claim one address: who has it depends on all of them.
                 return between(&Compiled::new(old), &Compiled::new(new));
             }
+            claimed.push(frontend.packed());
             shared_chains.extend(chain_for(service, serving(service, policy).count() as u32));
             for endpoint in serving(service, policy) {
                 if hairpins.contains(&endpoint.address.ip()) {
@@ -250,6 +263,11 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Vec<Change> {
                 }
             }
         }
+    }
+    claimed.sort_unstable();
+    if claimed.windows(2).any(|pair| pair[0] == pair[1]) {
+        // What a Service needs that never gets its address is not in the table.
+        return between(&Compiled::new(old), &Compiled::new(new));
     }
     for compiled in [&mut before, &mut after] {
         compiled.chains = compiled.elements.values().filter_map(chain_of).collect();
@@ -328,4 +346,115 @@ pub(super) fn surviving(changes: &[Change], new: &Ruleset) -> BTreeMap<Frontend,
         }
     }
     touched
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_service() -> impl Strategy<Value = VirtualService> {
+        let endpoint = (0_u8..9, any::<bool>()).prop_map(|(n, local)| Endpoint {
+            address: SocketAddr::from(([10, 244, 0, n], 8080 + u16::from(n % 2))),
+            local,
+        });
+        let policy =
+            any::<bool>().prop_map(|b| if b { TrafficPolicy::Local } else { TrafficPolicy::Cluster });
+        let affinity = prop_oneof![
+            3 => Just(Affinity::None),
+            1 => (1_u32..3).prop_map(|timeout_s| Affinity::ClientIp { timeout_s }),
+        ];
+        let addresses = (0_u8..8, proptest::option::of(0_u16..3), any::<bool>());
+        (addresses, proptest::collection::vec(endpoint, 0..5), affinity, policy.clone(), policy).prop_map(
+            |((cluster, node_port, external), endpoints, affinity, internal_policy, external_policy)| {
+                VirtualService {
+                    protocol: if cluster % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+                    port: 80,
+                    cluster_addresses: vec![[10, 96, 0, cluster].into()],
+                    external_addresses: external.then(|| [192, 0, 2, 9].into()).into_iter().collect(),
+                    node_port: node_port.map(|port| 30_000 + port),
+                    endpoints,
+                    affinity,
+                    internal_policy,
+                    external_policy,
+                }
+            },
+        )
+    }
+
+    fn any_ruleset() -> impl Strategy<Value = Ruleset> {
+        proptest::collection::btree_map("[a-h]", any_service(), 0..7).prop_map(|services| {
+            let mut ruleset = Ruleset {
+                services: services.into_iter().map(|(k, s)| (ServiceKey(k), Arc::new(s))).collect(),
+                ..Ruleset::default()
+            };
+            ruleset.frame.node_addresses =
+                vec![[10, 244, 0, 1].into(), "fd00::1".parse().expect("an address")];
+            ruleset
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn changes_lead_from_one_table_to_the_other(
+            old in any_ruleset(),
+            other in any_ruleset(),
+            kept in proptest::collection::btree_set("[a-h]", 0..7),
+        ) {
+            // Services that are the same on both sides take the short way, so some are.
+            let mut new = other;
+            for key in kept.into_iter().map(ServiceKey) {
+                match old.services.get(&key) {
+                    Some(service) => _ = new.services.insert(key, service.clone()),
+                    None => _ = new.services.remove(&key),
+                }
+            }
+            let mut table = Compiled::new(&old);
+            table.apply(&diff(&old, &new));
+            prop_assert_eq!(table, Compiled::new(&new));
+        }
+    }
+
+    #[test]
+    fn a_change_of_one_endpoint_is_a_change_of_its_elements_alone() {
+        let service = |last: u8| VirtualService {
+            protocol: Protocol::Tcp,
+            port: 80,
+            cluster_addresses: vec![[10, 96, 0, 1].into()],
+            external_addresses: vec![],
+            node_port: None,
+            endpoints: vec![
+                Endpoint { address: SocketAddr::from(([10, 244, 0, 2], 80)), local: true },
+                Endpoint { address: SocketAddr::from(([10, 244, 0, last], 80)), local: true },
+            ],
+            affinity: Affinity::None,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+        };
+        let ruleset = |last| Ruleset {
+            services: BTreeMap::from([(ServiceKey("a".to_owned()), Arc::new(service(last)))]),
+            ..Ruleset::default()
+        };
+        let frontend = Frontend { address: [10, 96, 0, 1].into(), protocol: Protocol::Tcp, port: 80 };
+        let target = |last| Value::Target(SocketAddr::from(([10, 244, 0, last], 80)));
+        let expect = [
+            Change::Remove(Key::Endpoint(frontend, 1), target(3)),
+            Change::Remove(Key::Hairpin([10, 244, 0, 3].into()), Value::Member),
+            Change::Add(Key::Endpoint(frontend, 1), target(4)),
+            Change::Add(Key::Hairpin([10, 244, 0, 4].into()), Value::Member),
+        ];
+        assert_eq!(diff(&ruleset(3), &ruleset(4)), expect);
+        assert_eq!(diff(&ruleset(3), &ruleset(3)), []);
+    }
+
+    #[test]
+    fn chains_are_known_by_their_names() {
+        for chain in [Chain::Random(3), Chain::Sticky { timeout_s: 10_800, count: 2 }] {
+            assert_eq!(Chain::parse(&chain.name()), Some(chain));
+        }
+        for other in ["random-", "random-x", "sticky-3", "reject-it"] {
+            assert_eq!(Chain::parse(other), None);
+        }
+    }
 }

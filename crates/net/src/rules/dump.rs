@@ -16,6 +16,7 @@ use crate::netlink::{NetlinkError, Socket};
 const SUBSYSTEM: u16 = 10 << 8;
 const NFT_MSG_GETTABLE: u16 = SUBSYSTEM | 1;
 const NFT_MSG_GETCHAIN: u16 = SUBSYSTEM | 4;
+const NFT_MSG_GETRULE: u16 = SUBSYSTEM | 7;
 const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 13;
 const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
 
@@ -87,6 +88,24 @@ fn chains(socket: &mut Socket, table: &str) -> Result<Vec<String>, NetlinkError>
             (text(attributes.get(1)?) == table).then(|| attributes.get(3).map(text))?
         })
         .collect())
+}
+
+/// Chain and expressions of every rule of a table.
+pub(super) fn programs(socket: &mut Socket, table: &str) -> Result<Vec<(String, Vec<u8>)>, NetlinkError> {
+    let mut batch = socket.batch();
+    batch.message(NFT_MSG_GETRULE, NLM_F_DUMP, &header(FAMILY_IPV4), |m| m.string(1, table));
+    let answers = socket.query(&batch, "list rules")?;
+    let mut programs: Vec<(String, Vec<u8>)> = answers
+        .iter()
+        .filter_map(|(_, payload)| {
+            let attributes = Attributes::new(payload.get(4..)?);
+            let chain = String::from_utf8_lossy(attributes.get(2)?).trim_end_matches('\0').to_owned();
+            Some((chain, attributes.get(4).unwrap_or_default().to_vec()))
+        })
+        .collect();
+    // The order inside a chain is kept: it is what the chain does.
+    programs.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(programs)
 }
 
 /// The keys and data of a set's elements, as bytes.

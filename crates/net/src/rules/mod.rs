@@ -153,6 +153,12 @@ impl Rules {
         Ok(dump::table(&mut self.socket, &self.table)?.map(|dump| dump.compiled))
     }
 
+    /// Every rule of the table as the kernel tells it: its chain, and the bytes of its expressions. For comparing
+    /// tables; ordered by chain.
+    pub fn programs(&mut self) -> Result<Vec<(String, Vec<u8>)>, RulesError> {
+        Ok(dump::programs(&mut self.socket, &self.table)?)
+    }
+
     fn send(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         let batch = transaction(self.socket.batch(), self.generation, |batch| {
             Writer { batch, table: &self.table }.changes(changes);

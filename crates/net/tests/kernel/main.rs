@@ -1,0 +1,7 @@
+//! Real packets through the real kernel, in network namespaces that end with each test.
+
+mod links;
+mod packets;
+mod sequences;
+mod space;
+mod sys;
