@@ -1,0 +1,4 @@
+//! Servers and clients on the loopback interface.
+
+mod http;
+mod world;
