@@ -6,6 +6,8 @@
 //! - [`table`]: the facts of every built-in kind, generated from upstream's own sources.
 //! - [`schema`]: decoding, defaulting, validating and encoding by those facts.
 //! - [`selector`], [`quantity`], [`patch`], [`fields`]: the small languages of the API, pure.
+//! - [`validation`]: the rules that all kinds share, and the words for what breaks them.
+//! - [`print`]: objects as rows of a table.
 //! - [`status`]: the one error that crosses the API.
 //! - [`interface`]: `trait Api`, the narrow waist that loops, node, edge and console see.
 //!
@@ -17,6 +19,7 @@ pub mod interface;
 pub mod names;
 pub mod object;
 pub mod patch;
+pub mod print;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

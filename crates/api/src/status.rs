@@ -152,7 +152,8 @@ impl Status {
 
     /// The name is taken.
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
-        Self::new(Reason::AlreadyExists, format!("{resource} \"{name}\" already exists")).about(resource, name)
+        Self::new(Reason::AlreadyExists, format!("{resource} \"{name}\" already exists"))
+            .about(resource, name)
     }
 
     /// Somebody wrote in between, or a precondition does not hold; `why` ends the sentence.
@@ -175,13 +176,17 @@ impl Status {
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut message = format!("{qualified} \"{name}\" is invalid");
-        match causes.as_slice() {
+        // The sentence names equal causes once, as upstream's aggregate of errors does.
+        let mut all: Vec<String> = Vec::with_capacity(causes.len());
+        for words in causes.iter().map(ToString::to_string) {
+            if !all.contains(&words) {
+                all.push(words);
+            }
+        }
+        match all.as_slice() {
             [] => {}
             [one] => message.push_str(&format!(": {one}")),
-            many => {
-                let all: Vec<String> = many.iter().map(ToString::to_string).collect();
-                message.push_str(&format!(": [{}]", all.join(", ")));
-            }
+            many => message.push_str(&format!(": [{}]", many.join(", "))),
         }
         let mut status = Self::new(Reason::Invalid, message);
         status.details = Some(Box::new(Details {
@@ -203,7 +208,11 @@ impl Status {
     pub fn internal(message: impl fmt::Display) -> Self {
         let mut status = Self::new(Reason::InternalError, format!("Internal error occurred: {message}"));
         status.details = Some(Box::new(Details {
-            causes: vec![Cause { reason: Str::default(), message: message.to_string(), field: String::new() }],
+            causes: vec![Cause {
+                reason: Str::default(),
+                message: message.to_string(),
+                field: String::new(),
+            }],
             ..Details::default()
         }));
         status
@@ -284,7 +293,9 @@ impl Status {
 impl Details {
     fn to_value(&self) -> Value {
         let mut map = Map::new();
-        for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
+        for (key, text) in
+            [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]
+        {
             if !text.is_empty() {
                 map.insert(key, text.clone());
             }
@@ -321,7 +332,11 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
     }
 }
 
@@ -344,7 +359,8 @@ mod tests {
             message: "Required value".into(),
             field: field.into(),
         };
-        let status = Status::invalid("apps", "Deployment", "a", vec![cause("spec.selector"), cause("spec.x")]);
+        let status =
+            Status::invalid("apps", "Deployment", "a", vec![cause("spec.selector"), cause("spec.x")]);
         assert_eq!(
             status.message,
             "Deployment.apps \"a\" is invalid: [spec.selector: Required value, spec.x: Required value]"

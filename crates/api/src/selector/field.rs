@@ -42,7 +42,7 @@ impl Selector {
     }
 
     /// Refuses fields that the kind does not offer, in the words that upstream has for that kind. `fields` are the
-    /// kind's own selectable fields besides `metadata.name` and `metadata.namespace`.
+    /// kind's selectable fields; every kind offers `metadata.name` and `metadata.namespace`.
     pub fn require_supported(&self, kind: &str, fields: &[&str]) -> Result<(), SelectorError> {
         for Term { field, .. } in &self.0 {
             if matches!(field.as_str(), "metadata.name" | "metadata.namespace")
@@ -50,7 +50,8 @@ impl Selector {
             {
                 continue;
             }
-            return wrong(if fields.is_empty() {
+            let own = fields.iter().any(|field| !matches!(*field, "metadata.name" | "metadata.namespace"));
+            return wrong(if !own {
                 format!(
                     "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                     quoted(field)
