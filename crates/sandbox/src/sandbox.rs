@@ -78,8 +78,8 @@ pub struct Exec {
 /// Taking part in a container's streams.
 #[derive(Debug)]
 pub struct Attached {
-    /// Its input. Dropping it leaves the container's input open unless it was started with `input_once` (then
-    /// call [`Sandbox::close_input`]).
+    /// Its input. Dropping it closes the container's input if that was started with `input_once`; otherwise the
+    /// input stays open for the next who attaches.
     pub input: Option<Stream>,
     /// Its output from now on.
     pub output: Option<Stream>,
