@@ -54,6 +54,19 @@ impl Store {
         Ok((manifest, configuration))
     }
 
+    /// Whether all blobs and unpacked layers of an image are here.
+    pub(crate) async fn is_complete(&self, manifest: Digest) -> Result<bool, Error> {
+        self.blocking(move |store| {
+            if !store.has_blob(manifest) {
+                return Ok(false);
+            }
+            let Ok((manifest, configuration)) = store.documents(manifest) else { return Ok(false) };
+            let plans = plans(&manifest, &configuration)?;
+            Ok(plans.iter().all(|plan| store.has_blob(plan.blob) && store.layer_path(plan.chain_id).exists()))
+        })
+        .await
+    }
+
     /// Unpacks what is not unpacked yet; `below` are the chain ids under it, bottom first.
     pub(crate) async fn unpack_layer(&self, plan: Plan, below: Vec<Digest>) -> Result<(), Error> {
         let _flight = self.flight(plan.chain_id).await;

@@ -107,7 +107,7 @@ impl Tree {
     }
 
     fn walk(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         fs::openat2(&*self.root, os(path), flags, Mode::empty(), BENEATH)
     }
 
