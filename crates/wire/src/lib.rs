@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod query;
 pub mod serve;
 pub mod tls;
+pub mod websocket;
 
 /// A request, as servers receive and clients send it.
 pub type Request = http::Request<body::Body>;

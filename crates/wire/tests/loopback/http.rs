@@ -45,11 +45,9 @@ async fn a_client_is_known_by_its_certificate_and_a_stranger_is_seen_as_one() {
     }));
     let known = Presented::new(&world.issue("alice", "admins")).unwrap();
     let stranger = Presented::new(&World::new().issue("alice", "admins")).unwrap();
-    for (presented, expect) in [
-        (Presented::none(), "nobody"),
-        (known, "alice [\"admins\"]"),
-        (stranger, "untrusted: true"),
-    ] {
+    for (presented, expect) in
+        [(Presented::none(), "nobody"), (known, "alice [\"admins\"]"), (stranger, "untrusted: true")]
+    {
         let response = soon(world.client_showing(true, presented).send(get(address, "/"))).await.unwrap();
         assert_eq!(text(response).await, expect);
     }
@@ -93,11 +91,8 @@ async fn a_panic_is_answered_and_the_connection_lives_on() {
 #[tokio::test]
 async fn what_is_too_large_or_too_slow_is_cut() {
     let world = World::new();
-    let limits = Limits {
-        handshake_timeout: Duration::from_millis(50),
-        header_bytes: 16 * 1024,
-        ..Limits::default()
-    };
+    let limits =
+        Limits { handshake_timeout: Duration::from_millis(50), header_bytes: 16 * 1024, ..Limits::default() };
     let hello = service(|_, _| async { Response::new(Body::from("hello")) });
     let address = world.serve_with(hello, limits, world.tls());
     let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();

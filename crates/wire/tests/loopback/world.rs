@@ -52,8 +52,7 @@ impl World {
 
     pub fn serve_with(&self, service: impl Service, limits: Limits, tls: ServerTls) -> SocketAddr {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server =
-            Server::bind(&[any], self.clock.clone()).unwrap().with_tls(tls).with_limits(limits);
+        let server = Server::bind(&[any], self.clock.clone()).unwrap().with_tls(tls).with_limits(limits);
         let address = server.addresses()[0];
         let stop = self.stopper.signal();
         self.tasks.spawn("server", async move {
