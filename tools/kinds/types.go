@@ -229,6 +229,9 @@ func (t *types) write() []byte {
 	for _, key := range sortedKeys(t.named) {
 		rt := t.named[key]
 		fmt.Fprintf(&b, "named %s %s", key, t.shape(rt))
+		if _, ok := reflect.PointerTo(rt).MethodByName("Marshal"); ok && rt.Kind() == reflect.Slice {
+			b.WriteString(" message")
+		}
 		for _, v := range enums[key] {
 			fmt.Fprintf(&b, " %s", strconv.Quote(v))
 		}

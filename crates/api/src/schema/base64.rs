@@ -62,6 +62,33 @@ fn push(out: &mut String, mut quantum: [u8; 4], count: usize) {
     }
 }
 
+/// The bytes of a text in canonical form.
+pub(super) fn bytes(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    for quantum in text.as_bytes().chunks(4) {
+        let mut word = 0u32;
+        for byte in quantum {
+            word = word << 6 | u32::from(sextet(*byte).unwrap_or_default());
+        }
+        let padding = quantum.iter().filter(|byte| **byte == b'=').count();
+        out.extend_from_slice(&word.to_be_bytes()[1..4 - padding.min(2)]);
+    }
+    out
+}
+
+/// The canonical form of bytes.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let mut word = [0u8; 4];
+        word[1..=chunk.len()].copy_from_slice(chunk);
+        let word = u32::from_be_bytes(word);
+        let quantum = [18, 12, 6, 0].map(|shift| (word >> shift & 0x3f) as u8);
+        push(&mut out, quantum, chunk.len() + 1);
+    }
+    out
+}
+
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 fn sextet(byte: u8) -> Option<u8> {
@@ -77,7 +104,16 @@ fn sextet(byte: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::canonical;
+    use super::{bytes, canonical, text};
+
+    #[test]
+    fn bytes_come_back() {
+        for length in 0..10u8 {
+            let all: Vec<u8> = (0..length).map(|n| n.wrapping_mul(91).wrapping_add(200)).collect();
+            assert_eq!(bytes(&text(&all)), all);
+            assert_eq!(canonical(&text(&all)).as_deref(), Ok(text(&all).as_str()));
+        }
+    }
 
     #[test]
     fn offsets_are_those_that_go_names() {

@@ -17,6 +17,7 @@ mod decode;
 mod defaults;
 mod derived;
 mod finish;
+pub mod protobuf;
 mod scan;
 mod time;
 mod validate;
@@ -31,7 +32,7 @@ pub use yaml::yaml_to_json;
 /// Why a text cannot be read as an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// It is not JSON (or not YAML).
+    /// It is not JSON (or not YAML, or not protobuf).
     #[error("{0}")]
     Syntax(String),
     /// A value has the wrong type or form.

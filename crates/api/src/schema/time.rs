@@ -19,6 +19,19 @@ pub(super) fn micros(text: &str) -> Result<String, String> {
     Ok(time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
 }
 
+/// Seconds and nanoseconds since 1970 of a canonical time.
+pub(super) fn to_unix(text: &str) -> Option<(i64, i32)> {
+    let time: Timestamp = text.parse().ok()?;
+    Some((time.as_second(), time.subsec_nanosecond()))
+}
+
+/// The canonical form of seconds and nanoseconds since 1970, to the microsecond if `micros`.
+pub(super) fn from_unix(seconds: i64, nanos: i32, micros: bool) -> Option<String> {
+    let time = Timestamp::new(seconds, nanos).ok()?;
+    let form = if micros { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    Some(time.strftime(form).to_string())
+}
+
 fn parse(text: &str, layout: &str) -> Result<Timestamp, String> {
     if let Some((rest, part)) = mismatch(text, layout == MICROS_LAYOUT) {
         let (text, rest) = (quoted(text), quoted(rest));

@@ -82,8 +82,9 @@ impl Reader {
         let mut words = rest.splitn(3, ' ');
         let name = words.next().unwrap_or_default();
         let shape = self.shape(words.next().unwrap_or_default());
-        let values = words.next().unwrap_or_default().split('"').skip(1).step_by(2).collect();
-        self.out.named.push(Named { name, shape, values });
+        let rest = words.next().unwrap_or_default();
+        let values = rest.split('"').skip(1).step_by(2).collect();
+        self.out.named.push(Named { name, shape, message: rest == "message", values });
     }
 
     fn member(&mut self, rest: &'static str) -> Member {
@@ -165,6 +166,10 @@ fn flatten(raw: &[RawType], index: usize) -> Type {
             }
         }
     }
+    parts.sort_by_key(|part| match part {
+        Part::Field(at) => fields[usize::from(*at)].number,
+        Part::Inline { number, .. } => *number,
+    });
     let mut by_name: Vec<u16> = (0..narrow(fields.len())).collect();
     by_name.sort_by_key(|at| fields[usize::from(*at)].name);
     Type { name: raw[index].name, atomic: raw[index].atomic, fields, parts, by_name }

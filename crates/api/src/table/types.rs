@@ -79,7 +79,7 @@ pub struct Type {
     pub atomic: bool,
     /// The fields as JSON shows them, inline structs dissolved, in upstream's order.
     pub fields: Vec<Field>,
-    /// The members as protobuf shows them.
+    /// The members as protobuf shows them, by number.
     pub parts: Vec<Part>,
     /// Indices of `fields`, by name.
     pub(super) by_name: Vec<u16>,
@@ -195,6 +195,8 @@ pub struct Named {
     pub name: &'static str,
     /// What it is made of.
     pub shape: ShapeId,
+    /// Whether it is a list that protobuf wraps in a message of its own.
+    pub message: bool,
     /// The values that it may have; empty if any.
     pub values: Vec<&'static str>,
 }
