@@ -51,6 +51,7 @@ impl Server {
     /// Ready for the first request, on standard input.
     pub fn new() -> Result<Self> {
         identity::hide()?;
+        identity::set_name(c"ondol-pod");
         process::new_session();
         identity::set_umask(0o077);
         std::env::set_current_dir("/")?;

@@ -60,7 +60,10 @@ pub fn traces(cgroup_root: &str, run_dir: &Path) -> Vec<String> {
     }
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if cgroup.contains(cgroup_root) {
+        // What is dead and only waits for its new parent to notice is that parent's.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let alive = stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']));
+        if cgroup.contains(cgroup_root) && alive {
             found.push(format!("process {}", entry.path().display()));
         }
     }

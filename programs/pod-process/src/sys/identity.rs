@@ -31,6 +31,12 @@ pub fn die_with_parent() -> Result<()> {
     control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0)
 }
 
+/// The short name that process lists show.
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: the name is terminated.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// No program gains powers by being executed.
 pub fn no_new_privileges() -> Result<()> {
     control(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
