@@ -1,5 +1,7 @@
 //! Memory.
 
+#[cfg(test)]
+mod conformance;
 mod disk;
 mod engine;
 mod error;
@@ -10,6 +12,8 @@ mod record;
 mod staging;
 mod state;
 mod store;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod view;
 mod watch;

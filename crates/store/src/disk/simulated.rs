@@ -329,7 +329,7 @@ impl SimulatedFile {
         let have = node.current.len();
         match change {
             Change::Write(offset, mut bytes) => {
-                let fits = (have + room).saturating_sub(offset);
+                let fits = have.saturating_add(room).saturating_sub(offset);
                 if fits < bytes.len() {
                     bytes.truncate(fits);
                     node.change(Change::Write(offset, bytes));

@@ -14,7 +14,8 @@ pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 12;
 
 const MAGIC: &[u8; 8] = b"ondollog";
-const CHECKED: Range<usize> = 0..48;
+/// The checksum of the header is behind this. Bytes 48 to 60 are zero and kept for later.
+const CHECKED: Range<usize> = 0..60;
 
 const BODY_BATCH: u8 = 1;
 const BODY_ENTRIES: u8 = 2;
@@ -68,51 +69,38 @@ impl Header {
         bytes[32..40].copy_from_slice(&self.base.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.salt.to_le_bytes());
         let checksum = crc32fast::hash(&bytes[CHECKED]);
-        bytes[48..52].copy_from_slice(&checksum.to_le_bytes());
+        bytes[CHECKED.end..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let mut cursor = Cursor(bytes);
         let short = BadHeader::Damaged("the file is shorter than its header");
-        if bytes.len() < HEADER_BYTES {
-            return Err(short);
-        }
-        let read = |cursor: &mut Cursor<'_>| {
-            let magic = cursor.array::<8>()?;
-            let [format, codec, kind] = [cursor.u32()?, cursor.u32()?, cursor.u32()?];
-            let marker = cursor.array::<4>()?;
-            Some((
-                magic,
-                format,
-                codec,
-                kind,
-                marker,
-                cursor.u64()?,
-                cursor.u64()?,
-                cursor.u64()?,
-                cursor.u32()?,
-            ))
-        };
-        let Some((magic, format, codec, kind, marker, number, base, salt, checksum)) = read(&mut cursor)
-        else {
-            return Err(short);
-        };
-        if magic != *MAGIC {
+        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().map_err(|_| short)?;
+        let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        if bytes[0..8] != *MAGIC {
             return Err(BadHeader::Damaged("the file does not begin as a file of the store does"));
         }
-        if crc32fast::hash(&bytes[CHECKED]) != checksum {
+        if crc32fast::hash(&bytes[CHECKED]) != word(CHECKED.end) {
             return Err(BadHeader::Damaged("the checksum of the header is wrong"));
         }
+        let format = word(8);
         if format == 0 || format > FORMAT {
             return Err(BadHeader::Format(format));
         }
-        let kind = match kind {
+        let kind = match word(16) {
             1 => FileKind::Segment,
             2 => FileKind::Snapshot,
             _ => return Err(BadHeader::Damaged("the header names a kind of file that there is not")),
         };
-        Ok(Self { codec, kind, number, base: Revision(base), marker, salt })
+        Ok(Self {
+            codec: word(12),
+            kind,
+            number: long(24),
+            base: Revision(long(32)),
+            marker: word(20).to_le_bytes(),
+            salt: long(40),
+        })
     }
 
     /// The checksum of the frame at `offset` with this body.

@@ -8,6 +8,8 @@ mod queue;
 mod reader;
 mod replay;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;
@@ -83,6 +85,8 @@ pub struct Options {
     pub history: HistoryLimits,
     /// When the log is rewritten.
     pub rewrite: RewriteLimits,
+    /// By how much segments grow at a time. A simulated disk, whose every byte is memory, wants little.
+    pub growth_bytes: u64,
 }
 
 impl Options {
@@ -96,6 +100,7 @@ impl Options {
             codec: 0,
             history: HistoryLimits::default(),
             rewrite: RewriteLimits::default(),
+            growth_bytes: limits::SEGMENT_GROWTH_BYTES,
         }
     }
 }
@@ -125,7 +130,7 @@ pub(crate) fn open<R: Record>(
     options: Options,
     decode: Decode<R>,
 ) -> Result<(Log<R>, Arc<View<R>>, Recovery), OpenError> {
-    let Options { disk, clock, random, drive, codec, history, rewrite } = options;
+    let Options { disk, clock, random, drive, codec, history, rewrite, growth_bytes } = options;
     let lock = disk.lock().map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked { path: disk.path("LOCK") },
         _ => OpenError::Disk { path: disk.path("LOCK"), action: "locked", source },
@@ -146,11 +151,11 @@ pub(crate) fn open<R: Record>(
     if recovery.torn_bytes > 0 {
         warn!(bytes = recovery.torn_bytes, revision = %recovery.revision, "cut off an unfinished write");
     }
-    let (number, base, log_bytes) = (replayed.number, replayed.revision, replayed.log_bytes);
-    let name = files::name(FileKind::Segment, number);
-    let writer =
-        Writer::open(Arc::clone(&disk), random, codec, replayed.tail.take(), number, base, log_bytes)
-            .map_err(failed(&*disk, &name, "written"))?;
+    let name = files::name(FileKind::Segment, replayed.number);
+    let number = replayed.number;
+    let settings = writer::Settings { random, codec, growth_bytes };
+    let writer = Writer::open(Arc::clone(&disk), settings, replayed.take_end())
+        .map_err(failed(&*disk, &name, "written"))?;
     files::remove_before(&*disk, first_needed(&recovery, number));
     let has_threads = matches!(drive, Drive::Thread);
     let state = build(replayed, &decode, history, &clock, has_threads)?;

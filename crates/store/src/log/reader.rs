@@ -11,6 +11,9 @@ use crate::disk::File;
 /// How much is read at once.
 const WINDOW_BYTES: usize = 1024 * 1024;
 
+/// What a block is compared with to find out whether it was written.
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// A file being read.
 pub(crate) struct Reader {
     file: Box<dyn File>,
@@ -62,12 +65,11 @@ impl Reader {
             self.offset = offset + (FRAME_HEADER_BYTES + body.len()) as u64;
             return Ok(Found::Frame { offset, body });
         }
-        if let Some(next) = self.find_behind(offset + 1)? {
-            return Ok(Found::Damage { offset, next });
-        }
-        Ok(match self.last_byte_behind(offset)? {
-            None => Found::End,
-            Some(last) => Found::Torn { offset, bytes: last + 1 - offset },
+        // Looked for first, so that the many zeros that a file may end with are not searched for frames.
+        let Some(last) = self.last_byte_behind(offset)? else { return Ok(Found::End) };
+        Ok(match self.find_between(offset + 1, last)? {
+            Some(next) => Found::Damage { offset, next },
+            None => Found::Torn { offset, bytes: last + 1 - offset },
         })
     }
 
@@ -85,11 +87,12 @@ impl Reader {
         Ok(is_frame.then_some(body))
     }
 
-    /// Where the first whole frame at or behind a place begins.
-    fn find_behind(&mut self, mut offset: u64) -> io::Result<Option<u64>> {
+    /// Where the first whole frame that begins between two places begins.
+    fn find_between(&mut self, mut offset: u64, last: u64) -> io::Result<Option<u64>> {
         let marker = self.header.marker;
-        while offset < self.size {
-            let range = self.fill(offset, WINDOW_BYTES)?;
+        while offset <= last {
+            let wanted = (last + 1 - offset).min(WINDOW_BYTES as u64) as usize;
+            let range = self.fill(offset, wanted)?;
             let length = range.len();
             if length < FRAME_HEADER_BYTES {
                 return Ok(None);
@@ -116,8 +119,12 @@ impl Reader {
                 break;
             }
             let length = range.len() as u64;
-            if let Some(index) = self.window[range].iter().rposition(|byte| *byte != 0) {
-                last = Some(at + index as u64);
+            for (index, block) in self.window[range].chunks(ZEROS.len()).enumerate() {
+                if *block != ZEROS[..block.len()]
+                    && let Some(place) = block.iter().rposition(|byte| *byte != 0)
+                {
+                    last = Some(at + (index * ZEROS.len() + place) as u64);
+                }
             }
             at += length;
         }

@@ -70,6 +70,17 @@ pub(crate) struct Tail {
     pub(crate) torn_bytes: u64,
 }
 
+/// What whoever writes on must know.
+pub(crate) struct End {
+    /// The newest segment; `None` if there is none for the newest snapshot yet.
+    pub(crate) tail: Option<Tail>,
+    /// The number that a missing segment gets.
+    pub(crate) number: u64,
+    pub(crate) revision: Revision,
+    /// Bytes of segments since the last snapshot.
+    pub(crate) log_bytes: u64,
+}
+
 /// All that was read.
 pub(crate) struct Replay<R> {
     pub(crate) revision: Revision,
@@ -79,12 +90,9 @@ pub(crate) struct Replay<R> {
     event_bytes: usize,
     pub(crate) files: Vec<FileReport>,
     pub(crate) damage: Vec<Damage>,
-    /// The newest segment; `None` if there is none for the newest snapshot yet.
     pub(crate) tail: Option<Tail>,
-    /// The number that a missing segment gets.
     pub(crate) number: u64,
-    /// Bytes of segments since the last snapshot.
-    pub(crate) log_bytes: u64,
+    log_bytes: u64,
     pub(crate) unfinished: Vec<String>,
     resources: HashSet<Resource>,
     limits: HistoryLimits,
@@ -376,6 +384,16 @@ impl<R> Replay<R> {
         self.compacted = revision;
         while let Some(event) = self.events.pop_front_if(|event| event.revision <= revision) {
             self.event_bytes -= superseded_bytes(&event);
+        }
+    }
+
+    /// Where writing goes on.
+    pub(crate) fn take_end(&mut self) -> End {
+        End {
+            tail: self.tail.take(),
+            number: self.number,
+            revision: self.revision,
+            log_bytes: self.log_bytes,
         }
     }
 

@@ -8,16 +8,28 @@ use base::Random;
 
 use super::files;
 use super::format::{FileKind, HEADER_BYTES, Header};
-use super::replay::Tail;
+use super::replay::{End, Tail};
 use crate::disk::{Disk, File};
 use crate::key::Revision;
 use crate::limits;
 
+/// What new files are made with.
+pub(crate) struct Settings {
+    pub(crate) random: Random,
+    pub(crate) codec: u32,
+    pub(crate) growth_bytes: u64,
+}
+
+impl Settings {
+    fn header(&self, kind: FileKind, number: u64, base: Revision) -> Header {
+        files::header(&self.random, self.codec, kind, number, base)
+    }
+}
+
 /// The end of the log.
 pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
-    random: Random,
-    codec: u32,
+    settings: Settings,
     file: Box<dyn File>,
     header: Header,
     /// Where the next frame goes.
@@ -38,15 +50,8 @@ struct Sealed {
 
 impl Writer {
     /// Goes on at the end of what recovery has read, after cutting off a torn write; or begins segment `number`.
-    pub(crate) fn open(
-        disk: Arc<dyn Disk>,
-        random: Random,
-        codec: u32,
-        tail: Option<Tail>,
-        number: u64,
-        base: Revision,
-        log_bytes: u64,
-    ) -> io::Result<Self> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, settings: Settings, end: End) -> io::Result<Self> {
+        let End { tail, number, revision, log_bytes } = end;
         let (header, file, offset, allocated) = match tail {
             Some(Tail { header, offset, torn_bytes }) => {
                 let mut file = disk.open(&files::name(FileKind::Segment, header.number))?;
@@ -58,15 +63,14 @@ impl Writer {
                 (header, file, offset, allocated)
             }
             None => {
-                let header = files::header(&random, codec, FileKind::Segment, number, base);
+                let header = settings.header(FileKind::Segment, number, revision);
                 let (file, size) = files::make(&*disk, &header, |_| Ok(HEADER_BYTES as u64))?;
                 (header, file, size, size)
             }
         };
         Ok(Self {
             disk,
-            random,
-            codec,
+            settings,
             file,
             header,
             offset,
@@ -110,7 +114,7 @@ impl Writer {
         }
         let end = self.offset + frame.len() as u64;
         if end > self.allocated {
-            let wanted = end.next_multiple_of(limits::SEGMENT_GROWTH_BYTES);
+            let wanted = end.next_multiple_of(self.settings.growth_bytes.max(1));
             // A disk that has no room for growth may still have room for this frame: the write decides.
             if self.file.allocate(wanted).is_ok() {
                 self.allocated = wanted;
@@ -146,7 +150,7 @@ impl Writer {
             // Whether the new segment has its name on disk is unknown only if it has it in memory.
             Err(error) if self.is_there(self.header.number + 1) => Err(self.seal(error, now)),
             Err(error) => {
-                self.roll_at = self.offset + limits::SEGMENT_GROWTH_BYTES;
+                self.roll_at = self.offset + self.settings.growth_bytes;
                 Err(Arc::new(error))
             }
         }
@@ -157,7 +161,7 @@ impl Writer {
     }
 
     fn make_next(&mut self, number: u64, base: Revision) -> io::Result<()> {
-        let header = files::header(&self.random, self.codec, FileKind::Segment, number, base);
+        let header = self.settings.header(FileKind::Segment, number, base);
         let (file, size) = files::make(&*self.disk, &header, |_| Ok(HEADER_BYTES as u64))?;
         self.earlier_bytes += self.offset;
         (self.file, self.header, self.offset, self.allocated) = (file, header, size, size);
@@ -168,7 +172,7 @@ impl Writer {
 
     /// The header of the snapshot that stands before a segment.
     pub(crate) fn snapshot_header(&self, number: u64, base: Revision) -> Header {
-        files::header(&self.random, self.codec, FileKind::Snapshot, number, base)
+        self.settings.header(FileKind::Snapshot, number, base)
     }
 
     /// Begins anew behind a snapshot of this number, which is durable already.
