@@ -8,6 +8,7 @@ use api::schema::{self, FieldValidation, TypeMeta, protobuf};
 use api::table::{Shape, ShapeId, TypeId, types};
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's input, not the program's configuration")]
 fn every_kind_is_the_same_in_json_and_protobuf() {
     let Some(folder) = std::env::var_os("ONDOL_API_TESTDATA") else { return };
     let (mut compared, mut to_the_byte) = (0, 0);

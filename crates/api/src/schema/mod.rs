@@ -17,6 +17,7 @@ mod decode;
 mod defaults;
 mod derived;
 mod finish;
+pub mod openapi;
 pub mod protobuf;
 mod scan;
 mod time;

@@ -1,0 +1,146 @@
+//! OpenAPI documents, made from the table when somebody asks and not kept.
+//!
+//! They hold facts only: upstream's descriptions are not in the table. Custom resources are not in here; who serves
+//! them adds their documents.
+
+mod paths;
+mod schemas;
+
+use crate::json;
+use crate::table::{Kinds, kinds, types};
+use crate::value::{Value, write_string};
+
+/// Which form of document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Swagger 2.0: one document of everything.
+    V2,
+    /// OpenAPI 3.0: a document for each group and version.
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> Value {
+        let prefix = match self {
+            Self::V2 => "#/definitions/",
+            Self::V3 => "#/components/schemas/",
+        };
+        let mut out = Value::object();
+        out.set(&["$ref"], format!("{prefix}{name}"));
+        out
+    }
+}
+
+/// A group and version for which there is a document, with its path below `/openapi/v3/`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Document {
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// As `api/v1` or `apis/apps/v1`.
+    pub path: String,
+}
+
+/// All documents of version 3.
+pub fn documents() -> impl Iterator<Item = Document> {
+    kinds().groups().iter().flat_map(|group| {
+        group.versions.iter().map(|version| Document {
+            group: group.name,
+            version,
+            path: root(group.name, version)[1..].to_owned(),
+        })
+    })
+}
+
+/// A word that changes when the documents do, for caches.
+pub fn hash() -> String {
+    // FNV-1a over the data that the documents are made from; nothing here guards against malice.
+    let text =
+        concat!(include_str!("../../table/data/types.txt"), include_str!("../../table/data/kinds.txt"));
+    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{sum:016X}")
+}
+
+/// The document of a group and version, as JSON; `server` is the version that it names.
+pub fn v3(group: &str, version: &str, server: &str) -> Option<Vec<u8>> {
+    let known = kinds().groups().iter().any(|other| other.name == group && other.versions.contains(&version));
+    known.then(|| {
+        let mut out = Vec::with_capacity(512 * 1024);
+        out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
+        info(server).write_to(&mut out);
+        out.extend_from_slice(b",\"paths\":");
+        members(
+            &mut out,
+            paths::of(kinds(), Dialect::V3, |kind| kind.group == group && kind.version == version),
+        );
+        out.extend_from_slice(b",\"components\":{\"schemas\":");
+        let wanted =
+            schemas::closure(types(), kinds(), |kind| kind.group == group && kind.version == version);
+        members(&mut out, schemas::of(types(), kinds(), Dialect::V3, &wanted));
+        out.extend_from_slice(b",\"securitySchemes\":{\"BearerToken\":");
+        bearer().write_to(&mut out);
+        out.extend_from_slice(b"}}}");
+        out
+    })
+}
+
+/// The document of everything in version 2, as JSON; `server` is the version that it names.
+pub fn v2(server: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * 1024 * 1024);
+    out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
+    info(server).write_to(&mut out);
+    out.extend_from_slice(b",\"paths\":");
+    members(&mut out, paths::of(kinds(), Dialect::V2, |_| true));
+    out.extend_from_slice(b",\"definitions\":");
+    let wanted = schemas::closure(types(), kinds(), |_| true);
+    members(&mut out, schemas::of(types(), kinds(), Dialect::V2, &wanted));
+    out.extend_from_slice(b",\"securityDefinitions\":{\"BearerToken\":");
+    bearer().write_to(&mut out);
+    out.extend_from_slice(b"},\"security\":[{\"BearerToken\":[]}]}");
+    out
+}
+
+/// Writes an object member by member, so that no more than one of them is a tree at any time.
+fn members(out: &mut Vec<u8>, members: impl Iterator<Item = (String, Value)>) {
+    out.push(b'{');
+    for (index, (name, value)) in members.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(&name, out);
+        out.push(b':');
+        value.write_to(out);
+    }
+    out.push(b'}');
+}
+
+fn info(server: &str) -> Value {
+    let mut info = json!({"title": "Kubernetes"});
+    info.set(&["version"], server);
+    info
+}
+
+fn bearer() -> Value {
+    json!({"type": "apiKey", "name": "authorization", "in": "header"})
+}
+
+/// `/api/v1` or `/apis/apps/v1`.
+fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
+}
+
+/// The groups and versions in which a kind of a package (as `apps/v1`) is served.
+fn group_of_package<'a>(kinds: &'a Kinds, package: &str) -> Option<(&'a str, &'a str)> {
+    let (short, version) = package.split_once('/')?;
+    kinds.groups().iter().find_map(|group| {
+        let first = if group.name.is_empty() { "core" } else { group.name.split('.').next()? };
+        let version = group.versions.iter().find(|other| **other == version)?;
+        (first == short).then_some((group.name, *version))
+    })
+}
+
+#[cfg(test)]
+mod tests;

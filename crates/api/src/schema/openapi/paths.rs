@@ -1,0 +1,366 @@
+//! The paths and operations of resources.
+
+use super::schemas::PATCH;
+use super::{Dialect, root};
+use crate::json;
+use crate::table::{KindFacts, Kinds, Subresource, types};
+use crate::value::Value;
+
+/// Parameters in queries, by verb: name and type.
+const LIST: &[(&str, &str)] = &[
+    ("allowWatchBookmarks", "boolean"),
+    ("continue", "string"),
+    ("fieldSelector", "string"),
+    ("labelSelector", "string"),
+    ("limit", "integer"),
+    ("resourceVersion", "string"),
+    ("resourceVersionMatch", "string"),
+    ("sendInitialEvents", "boolean"),
+    ("timeoutSeconds", "integer"),
+    ("watch", "boolean"),
+];
+const WRITE: &[(&str, &str)] =
+    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
+const PATCHED: &[(&str, &str)] =
+    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")];
+const DELETE: &[(&str, &str)] = &[
+    ("dryRun", "string"),
+    ("gracePeriodSeconds", "integer"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
+    ("orphanDependents", "boolean"),
+    ("propagationPolicy", "string"),
+];
+
+/// The media types of patches.
+const PATCHES: &[&str] = &[
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+/// The media types of objects.
+const OBJECTS: &[&str] = &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+
+/// What an operation takes and gives.
+struct Operation<'a> {
+    /// HTTP method in lower case.
+    method: &'static str,
+    /// Upstream's word for it (`x-kubernetes-action`).
+    action: &'static str,
+    /// First word of its id.
+    word: &'static str,
+    query: Vec<(&'a str, &'a str)>,
+    body: Option<String>,
+    answer: String,
+}
+
+/// The paths of some kinds, one by one.
+pub(super) fn of<'a>(
+    kinds: &'a Kinds,
+    dialect: Dialect,
+    wanted: impl Fn(&KindFacts) -> bool + 'a,
+) -> impl Iterator<Item = (String, Value)> + 'a {
+    kinds.iter().filter(move |kind| wanted(kind)).flat_map(move |kind| {
+        let base = root(kind.group, kind.version);
+        let home = if kind.namespaced { format!("{base}/namespaces/{{namespace}}") } else { base.clone() };
+        let mut out = Vec::new();
+        let collection = collection(kind);
+        out.push((format!("{home}/{}", kind.resource), path(kind, dialect, None, collection, false)));
+        if kind.namespaced && kind.can("list") {
+            let everywhere = vec![list(kind)];
+            out.push((format!("{base}/{}", kind.resource), path(kind, dialect, None, everywhere, true)));
+        }
+        let single = single(kind);
+        if !single.is_empty() {
+            let name = format!("{home}/{}/{{name}}", kind.resource);
+            out.push((name, path(kind, dialect, Some(""), single, false)));
+        }
+        for sub in &kind.subresources {
+            let name = format!("{home}/{}/{{name}}/{}", kind.resource, sub.name);
+            out.push((name, path(kind, dialect, Some(sub.name), below(sub), false)));
+        }
+        out
+    })
+}
+
+fn schema_name(group: &str, version: &str, kind: &str) -> String {
+    types().of_kind(group, version, kind).map(|ty| types().openapi_name(types().get(ty))).unwrap_or_default()
+}
+
+fn own(kind: &KindFacts) -> String {
+    schema_name(kind.group, kind.version, kind.kind)
+}
+
+fn status() -> String {
+    schema_name("", "v1", "Status")
+}
+
+fn list(kind: &KindFacts) -> Operation<'static> {
+    Operation {
+        method: "get",
+        action: "list",
+        word: "list",
+        query: LIST.to_vec(),
+        body: None,
+        answer: schema_name(kind.group, kind.version, &format!("{}List", kind.kind)),
+    }
+}
+
+fn collection(kind: &KindFacts) -> Vec<Operation<'static>> {
+    let mut out = Vec::new();
+    if kind.can("list") {
+        out.push(list(kind));
+    }
+    if kind.can("create") {
+        let query = WRITE.to_vec();
+        let body = Some(own(kind));
+        out.push(Operation {
+            method: "post",
+            action: "post",
+            word: "create",
+            query,
+            body,
+            answer: own(kind),
+        });
+    }
+    if kind.can("deletecollection") {
+        let query = DELETE.iter().chain(LIST).copied().collect();
+        let body = Some(schema_name("", "v1", "DeleteOptions"));
+        out.push(Operation {
+            method: "delete",
+            action: "deletecollection",
+            word: "deleteCollection",
+            query,
+            body,
+            answer: status(),
+        });
+    }
+    out
+}
+
+fn single(kind: &KindFacts) -> Vec<Operation<'static>> {
+    let mut out = object_operations(&own(kind), &kind.verbs);
+    if kind.can("delete") {
+        let query = DELETE.to_vec();
+        let body = Some(schema_name("", "v1", "DeleteOptions"));
+        out.push(Operation {
+            method: "delete",
+            action: "delete",
+            word: "delete",
+            query,
+            body,
+            answer: status(),
+        });
+    }
+    out
+}
+
+/// Reading, replacing and patching one object.
+fn object_operations(schema: &str, verbs: &[&str]) -> Vec<Operation<'static>> {
+    let mut out = Vec::new();
+    let answer = || schema.to_owned();
+    if verbs.contains(&"get") {
+        let query = Vec::new();
+        out.push(Operation {
+            method: "get",
+            action: "get",
+            word: "read",
+            query,
+            body: None,
+            answer: answer(),
+        });
+    }
+    if verbs.contains(&"update") {
+        let query = WRITE.to_vec();
+        let body = Some(answer());
+        out.push(Operation { method: "put", action: "put", word: "replace", query, body, answer: answer() });
+    }
+    if verbs.contains(&"patch") {
+        let query = PATCHED.to_vec();
+        let body = Some(PATCH.to_owned());
+        out.push(Operation {
+            method: "patch",
+            action: "patch",
+            word: "patch",
+            query,
+            body,
+            answer: answer(),
+        });
+    }
+    out
+}
+
+fn below(sub: &Subresource) -> Vec<Operation<'static>> {
+    // Streams and proxies answer with texts, not objects.
+    let stream = sub.kind.ends_with("Options") || sub.name == "log";
+    let schema = if stream { String::new() } else { schema_name(sub.group, sub.version, sub.kind) };
+    let mut out = object_operations(&schema, if stream { &[] } else { &sub.verbs });
+    if sub.verbs.contains(&"create") && !stream {
+        let query = WRITE.to_vec();
+        let body = Some(schema.clone());
+        out.push(Operation {
+            method: "post",
+            action: "post",
+            word: "create",
+            query,
+            body,
+            answer: schema.clone(),
+        });
+    }
+    if stream && sub.verbs.contains(&"get") {
+        out.push(Operation {
+            method: "get",
+            action: if sub.name == "log" { "get" } else { "connect" },
+            word: if sub.name == "log" { "read" } else { "connectGet" },
+            query: Vec::new(),
+            body: None,
+            answer: String::new(),
+        });
+    }
+    out
+}
+
+/// A path with its operations; `below` is none for a collection, else what comes behind the name.
+fn path(
+    kind: &KindFacts,
+    dialect: Dialect,
+    below: Option<&str>,
+    operations: Vec<Operation<'_>>,
+    everywhere: bool,
+) -> Value {
+    let mut out = Value::object();
+    for operation in operations {
+        out.set(&[operation.method], render(kind, dialect, below, &operation, everywhere));
+    }
+    let mut parameters = Vec::new();
+    if below.is_some() {
+        parameters.push(parameter(dialect, "name", "path", "string"));
+    }
+    if kind.namespaced && !everywhere {
+        parameters.push(parameter(dialect, "namespace", "path", "string"));
+    }
+    if !parameters.is_empty() {
+        out.set(&["parameters"], parameters);
+    }
+    out
+}
+
+fn parameter(dialect: Dialect, name: &str, place: &str, ty: &str) -> Value {
+    let mut out = Value::object();
+    out.set(&["name"], name);
+    out.set(&["in"], place);
+    if place == "path" {
+        out.set(&["required"], true);
+    }
+    match dialect {
+        Dialect::V2 => out.set(&["type"], ty),
+        Dialect::V3 => out.set(&["schema", "type"], ty),
+    }
+    out.set(if dialect == Dialect::V2 { &["uniqueItems"] } else { &["schema", "uniqueItems"] }, true);
+    out
+}
+
+fn render(
+    kind: &KindFacts,
+    dialect: Dialect,
+    below: Option<&str>,
+    operation: &Operation<'_>,
+    everywhere: bool,
+) -> Value {
+    let mut out = Value::object();
+    out.set(&["operationId"], operation_id(kind, below, operation, everywhere));
+    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
+    out.set(&["tags"], vec![format!("{}_{}", group, kind.version)]);
+    let mut parameters: Vec<Value> =
+        operation.query.iter().map(|(name, ty)| parameter(dialect, name, "query", ty)).collect();
+    let media = if operation.method == "patch" { PATCHES } else { OBJECTS };
+    if let Some(body) = &operation.body {
+        let required = operation.method != "delete";
+        match dialect {
+            Dialect::V2 => {
+                let mut entry = json!({"name": "body", "in": "body"});
+                entry.set(&["schema"], dialect.reference(body));
+                if required {
+                    entry.set(&["required"], true);
+                }
+                parameters.push(entry);
+                out.set(&["consumes"], media.iter().map(|name| Value::from(*name)).collect::<Vec<_>>());
+            }
+            Dialect::V3 => {
+                let shown = if operation.method == "patch" { media } else { &["*/*"] };
+                out.set(&["requestBody", "content"], content(dialect, shown, body));
+                if required {
+                    out.set(&["requestBody", "required"], true);
+                }
+            }
+        }
+    }
+    if !parameters.is_empty() {
+        out.set(&["parameters"], parameters);
+    }
+    let codes: &[(&str, &str)] = match operation.method {
+        "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
+        "put" | "patch" => &[("200", "OK"), ("201", "Created")],
+        _ => &[("200", "OK")],
+    };
+    for (code, words) in codes {
+        out.set(&["responses", code, "description"], *words);
+        match dialect {
+            Dialect::V2 if operation.answer.is_empty() => {
+                out.set(&["responses", code, "schema"], json!({"type": "string"}));
+            }
+            Dialect::V2 => out.set(&["responses", code, "schema"], dialect.reference(&operation.answer)),
+            Dialect::V3 if operation.answer.is_empty() => {
+                out.set(&["responses", code, "content", "*/*", "schema"], json!({"type": "string"}));
+            }
+            Dialect::V3 => {
+                out.set(&["responses", code, "content"], content(dialect, OBJECTS, &operation.answer));
+            }
+        }
+    }
+    out.set(&["responses", "401", "description"], "Unauthorized");
+    out.set(&["x-kubernetes-action"], operation.action);
+    let (group, version, name) = match below.and_then(|name| kind.subresource(name)) {
+        Some(sub) => (sub.group, sub.version, sub.kind),
+        None => (kind.group, kind.version, kind.kind),
+    };
+    for (key, value) in [("group", group), ("version", version), ("kind", name)] {
+        out.set(&["x-kubernetes-group-version-kind", key], value);
+    }
+    out
+}
+
+fn content(dialect: Dialect, media: &[&str], schema: &str) -> Value {
+    let mut out = Value::object();
+    for name in media {
+        out.set(&[name, "schema"], dialect.reference(schema));
+    }
+    out
+}
+
+/// `listAppsV1NamespacedDeployment`, `readCoreV1NamespacedPodStatus`, ...
+fn operation_id(
+    kind: &KindFacts,
+    below: Option<&str>,
+    operation: &Operation<'_>,
+    everywhere: bool,
+) -> String {
+    let group: String = match kind.group {
+        "" => "Core".to_owned(),
+        name => name.trim_end_matches(".k8s.io").split(['.', '-']).map(capitalised).collect(),
+    };
+    let version = capitalised(kind.version);
+    let (word, collection) = match operation.word {
+        "deleteCollection" => ("delete", "Collection"),
+        word => (word, ""),
+    };
+    let namespaced = if kind.namespaced && !everywhere { "Namespaced" } else { "" };
+    let sub: String = below.unwrap_or_default().split('/').map(capitalised).collect();
+    let tail = if everywhere { "ForAllNamespaces" } else { "" };
+    format!("{word}{group}{version}{collection}{namespaced}{}{sub}{tail}", kind.kind)
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+}
