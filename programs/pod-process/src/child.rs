@@ -39,7 +39,12 @@ pub fn become_container(container: &Container, run_dir: &str, wiring: &Wiring) -
 }
 
 /// Becomes a command in the container whose process is `inside`. Never returns.
-pub fn become_command(container: &Container, command: &Process, inside: BorrowedFd<'_>, wiring: &Wiring) -> ! {
+pub fn become_command(
+    container: &Container,
+    command: &Process,
+    inside: BorrowedFd<'_>,
+    wiring: &Wiring,
+) -> ! {
     finish(wiring, start_command(container, command, inside, wiring))
 }
 

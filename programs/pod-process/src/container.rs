@@ -204,7 +204,13 @@ impl Attempt {
     }
 
     /// Gives a copy of a stream from now on.
-    pub fn attach(&mut self, poller: &mut Poller, serial: u32, stream: usize, descriptor: OwnedFd) -> std::io::Result<()> {
+    pub fn attach(
+        &mut self,
+        poller: &mut Poller,
+        serial: u32,
+        stream: usize,
+        descriptor: OwnedFd,
+    ) -> std::io::Result<()> {
         io::set_nonblocking(descriptor.as_fd())?;
         // Without interests the kernel still tells when the reader is gone.
         let token = poller.add(descriptor.as_fd(), Source::Attacher(self.serial, serial), 0)?;
@@ -214,7 +220,9 @@ impl Attempt {
 
     /// An attacher has room, or is gone.
     pub fn attacher_ready(&mut self, poller: &mut Poller, serial: u32, events: u32) {
-        let Some(index) = self.attachers.iter().position(|attacher| attacher.serial == serial) else { return };
+        let Some(index) = self.attachers.iter().position(|attacher| attacher.serial == serial) else {
+            return;
+        };
         if events & WRITABLE == 0 {
             self.remove_attacher(poller, index);
         } else {

@@ -8,8 +8,15 @@ pub const HEAD_BYTES: usize = 4096;
 
 /// Machines of ELF, by number.
 const MACHINES: [(u16, &str); 9] = [
-    (3, "x86 (32 bit)"), (20, "powerpc"), (21, "powerpc64"), (22, "s390x"), (40, "arm (32 bit)"), (62, "x86_64"),
-    (183, "aarch64"), (243, "riscv64"), (258, "loongarch64"),
+    (3, "x86 (32 bit)"),
+    (20, "powerpc"),
+    (21, "powerpc64"),
+    (22, "s390x"),
+    (40, "arm (32 bit)"),
+    (62, "x86_64"),
+    (183, "aarch64"),
+    (243, "riscv64"),
+    (258, "loongarch64"),
 ];
 const NATIVE_MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 const PROGRAM_HEADER_INTERPRETER: u32 = 3;
@@ -25,7 +32,8 @@ pub fn explain(path: &str, head: &[u8], exists: impl Fn(&str) -> bool) -> Option
     }
     let machine = number::<2>(head, 18)? as u16;
     if machine != NATIVE_MACHINE {
-        let known = MACHINES.iter().find(|(number, _)| *number == machine).map(|(_, name)| (*name).to_owned());
+        let known =
+            MACHINES.iter().find(|(number, _)| *number == machine).map(|(_, name)| (*name).to_owned());
         return Some((reason::OTHER_ARCHITECTURE, known.unwrap_or_else(|| format!("ELF machine {machine}"))));
     }
     let loader = interpreter(head)?;

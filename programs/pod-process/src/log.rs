@@ -36,7 +36,8 @@ impl LogFile {
         if records.is_empty() {
             return;
         }
-        let full = self.settings.max_bytes > 0 && self.size_bytes + records.len() as u64 > self.settings.max_bytes;
+        let full =
+            self.settings.max_bytes > 0 && self.size_bytes + records.len() as u64 > self.settings.max_bytes;
         if full && self.size_bytes > 0 {
             self.rotate(now);
         }

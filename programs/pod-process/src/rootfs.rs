@@ -180,8 +180,11 @@ impl Base<'_> {
             return Err(Error::from_raw_os_error(libc::EINVAL));
         };
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent =
-            if folder.is_empty() { directory.try_clone_to_owned()? } else { make_place(directory, folder, true)? };
+        let parent = if folder.is_empty() {
+            directory.try_clone_to_owned()?
+        } else {
+            make_place(directory, folder, true)?
+        };
         let kind = if device.block { libc::S_IFBLK } else { libc::S_IFCHR };
         make_node(parent.as_fd(), name, kind | device.mode, device.major, device.minor)?;
         if (device.uid, device.gid) == (0, 0) {
@@ -196,7 +199,12 @@ impl Base<'_> {
         let attributes = NO_SUID | NO_DEVICES | NO_EXEC | if cgroup.writable { 0 } else { READ_ONLY };
         let single = cgroup.mounts.iter().any(|mount| mount.folder.is_empty());
         if !single && !cgroup.mounts.is_empty() {
-            let folders = self.add("tmpfs", &[("mode", "755"), ("size", "64k")], NO_SUID | NO_DEVICES | NO_EXEC, FOLDER)?;
+            let folders = self.add(
+                "tmpfs",
+                &[("mode", "755"), ("size", "64k")],
+                NO_SUID | NO_DEVICES | NO_EXEC,
+                FOLDER,
+            )?;
             self.mount_hierarchies(cgroup, attributes)?;
             return set_attributes(folders.as_fd(), READ_ONLY, None, false).map_err(at(stage::MOUNT, FOLDER));
         }
@@ -208,7 +216,12 @@ impl Base<'_> {
             let target = format!("/sys/fs/cgroup/{}", mount.folder);
             let pairs: Vec<(&str, &str)> =
                 mount.options.iter().map(|option| option.split_once('=').unwrap_or((option, ""))).collect();
-            self.add(if mount.unified { "cgroup2" } else { "cgroup" }, &pairs, attributes, target.trim_end_matches('/'))?;
+            self.add(
+                if mount.unified { "cgroup2" } else { "cgroup" },
+                &pairs,
+                attributes,
+                target.trim_end_matches('/'),
+            )?;
         }
         Ok(())
     }
@@ -237,7 +250,11 @@ pub fn seal(container: &Container) -> std::result::Result<(), Failure> {
 fn mask(path: &str) -> Result<()> {
     let place = open_place(path)?;
     let cover = if is_directory(place.as_fd())? {
-        new_file_system("tmpfs", &[("mode", "755"), ("size", "0k")], READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC)?
+        new_file_system(
+            "tmpfs",
+            &[("mode", "755"), ("size", "0k")],
+            READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC,
+        )?
     } else {
         copy_tree(open_place("/dev/null")?.as_fd(), false)?
     };

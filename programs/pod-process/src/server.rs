@@ -194,14 +194,16 @@ impl Server {
 
     fn set_up(&mut self, setup: Setup) -> std::result::Result<(), Failure> {
         if self.pod.is_some() {
-            return Err(at(stage::REQUEST, "the pod is set up already")(Error::from_raw_os_error(libc::EEXIST)));
+            return Err(at(stage::REQUEST, "the pod is set up already")(Error::from_raw_os_error(
+                libc::EEXIST,
+            )));
         }
         let path = format!("{}/socket", setup.run_dir);
         let pod = Pod::new(setup)?;
         let listener = UnixListener::bind(&path).map_err(at(stage::REQUEST, &path))?;
-        let listening = listener.set_nonblocking(true).and_then(|()| {
-            self.poller.add(listener.as_fd(), Source::Listener, READABLE)
-        });
+        let listening = listener
+            .set_nonblocking(true)
+            .and_then(|()| self.poller.add(listener.as_fd(), Source::Listener, READABLE));
         listening.map_err(at(stage::REQUEST, &path))?;
         self.listener = Some(listener);
         self.pod = Some(pod);
@@ -294,7 +296,8 @@ impl Server {
                 }
                 Report::Terminal => {
                     attempt.terminal = descriptors.pop();
-                    let copies = |master: &OwnedFd| Ok::<_, Error>((master.try_clone()?, master.try_clone()?));
+                    let copies =
+                        |master: &OwnedFd| Ok::<_, Error>((master.try_clone()?, master.try_clone()?));
                     if let Some(Ok((input, output))) = attempt.terminal.as_ref().map(copies) {
                         attempt.input = attempt.spec.input.then_some(input);
                         let _ = attempt.listen(&mut self.poller, 0, output);
@@ -412,7 +415,12 @@ fn is_starting(state: &ContainerState) -> bool {
 }
 
 fn refused(reason: u8, detail: &str) -> Response {
-    Response::Failed(Failure { reason, detail: detail.to_owned(), stage: stage::REQUEST, errno: libc::EINVAL })
+    Response::Failed(Failure {
+        reason,
+        detail: detail.to_owned(),
+        stage: stage::REQUEST,
+        errno: libc::EINVAL,
+    })
 }
 
 fn not_running() -> Response {

@@ -37,7 +37,10 @@ fn the_hosts_disk_cannot_be_opened_by_a_device_node() {
         let mut spec = world.shell("one", &script);
         spec.seccomp = Seccomp::Unconfined;
         let (_, log) = world.outcome(&pod, spec).await;
-        assert!(log.contains("made") && log.contains("Operation not permitted") && log.ends_with("1\n1\n"), "{log}");
+        assert!(
+            log.contains("made") && log.contains("Operation not permitted") && log.ends_with("1\n1\n"),
+            "{log}"
+        );
         pod.remove().await.unwrap();
     });
 }
@@ -80,7 +83,8 @@ fn the_hosts_programs_cannot_be_reached() {
 fn a_read_only_root_cannot_be_written_but_its_mounts_can() {
     run(|world| async move {
         let pod = world.pod("a").await;
-        let mut spec = world.shell("one", "touch /x; echo a > /scratch/x && cat /scratch/x; touch /proc/sys/kernel/x");
+        let mut spec =
+            world.shell("one", "touch /x; echo a > /scratch/x && cat /scratch/x; touch /proc/sys/kernel/x");
         spec.read_only_root = true;
         spec.mounts = vec![Mount {
             source: MountSource::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 },
@@ -96,20 +100,29 @@ fn a_read_only_root_cannot_be_written_but_its_mounts_can() {
 fn user_groups_and_powers_are_as_given() {
     run(|world| async move {
         let pod = world.pod("a").await;
-        let mut spec = world.shell("user", "id; echo $HOME; grep Cap /proc/self/status; grep NoNew /proc/self/status; \
-                                            echo hi > /dev/stderr");
+        let mut spec = world.shell(
+            "user",
+            "id; echo $HOME; grep Cap /proc/self/status; grep NoNew /proc/self/status; \
+                                            echo hi > /dev/stderr",
+        );
         spec.user = User { uid: 33, gid: 34, groups: vec![50, 51] };
         spec.no_new_privileges = true;
         let (_, log) = world.outcome(&pod, spec).await;
         assert!(log.contains("uid=33(web) gid=34(web) groups=50(logs),51"), "{log}");
-        assert!(log.contains("/home/web\n") && log.contains("NoNewPrivs:\t1") && log.contains("hi\n"), "{log}");
+        assert!(
+            log.contains("/home/web\n") && log.contains("NoNewPrivs:\t1") && log.contains("hi\n"),
+            "{log}"
+        );
         assert!(log.contains("CapEff:\t0000000000000000"), "{log}");
         let mut spec = world.shell("ambient", "grep Cap /proc/self/status");
         let chown = Set::from_names(["CHOWN"]).unwrap();
         spec.user = User { uid: 33, gid: 34, groups: vec![] };
         spec.capabilities = Capabilities { ambient: chown, inheritable: chown, ..Capabilities::of(chown) };
         let (_, log) = world.outcome(&pod, spec).await;
-        assert!(log.contains("CapEff:\t0000000000000001") && log.contains("CapBnd:\t0000000000000001"), "{log}");
+        assert!(
+            log.contains("CapEff:\t0000000000000001") && log.contains("CapBnd:\t0000000000000001"),
+            "{log}"
+        );
         let (_, log) = world.outcome(&pod, world.shell("root", "grep CapEff /proc/self/status")).await;
         assert_eq!(log, "CapEff:\t00000000a80425fb\n");
         pod.remove().await.unwrap();
@@ -121,14 +134,19 @@ fn the_default_profile_forbids_mounts_and_namespaces() {
     run(|world| async move {
         let pod = world.pod("a").await;
         let all = Capabilities::of(Set::ALL.without(Set::from_names(["SYS_ADMIN"]).unwrap()));
-        let script = "grep Seccomp: /proc/self/status; unshare -n true; mount -t tmpfs none /tmp; echo still here";
+        let script =
+            "grep Seccomp: /proc/self/status; unshare -n true; mount -t tmpfs none /tmp; echo still here";
         for (name, promise) in [("mighty", false), ("modest", true)] {
             let mut spec = world.shell(name, script);
             spec.capabilities = all;
             spec.no_new_privileges = promise;
             let (exit, log) = world.outcome(&pod, spec).await;
             assert!(log.contains("Seccomp:\t2") && log.contains("still here"), "{log}");
-            assert_eq!((log.matches("not permitted").count() + log.matches("denied").count(), exit.code), (2, 0), "{log}");
+            assert_eq!(
+                (log.matches("not permitted").count() + log.matches("denied").count(), exit.code),
+                (2, 0),
+                "{log}"
+            );
         }
         let mut spec = world.shell("profile", "mkdir /tmp/x; echo $?");
         spec.seccomp = Seccomp::Profile(
@@ -144,7 +162,10 @@ fn the_default_profile_forbids_mounts_and_namespaces() {
 fn a_privileged_container_has_the_hosts_devices_and_may_mount() {
     run(|world| async move {
         let pod = world.pod("a").await;
-        let mut spec = world.shell("one", "mount -t tmpfs none /tmp && echo mounted; ls /dev | wc -l; test -w /sys && echo w");
+        let mut spec = world.shell(
+            "one",
+            "mount -t tmpfs none /tmp && echo mounted; ls /dev | wc -l; test -w /sys && echo w",
+        );
         spec.privileged = true;
         spec.capabilities = Capabilities::of(Set::ALL);
         let (_, log) = world.outcome(&pod, spec).await;
@@ -197,8 +218,11 @@ fn hostile_links_lead_nowhere() {
         let on_hostile = |name: &str, script: &str| {
             let mut spec = world.shell(name, script);
             let place = world.directory.join("containers").join(name);
-            spec.root =
-                Root::Overlay { lower: vec![base.clone()], upper: place.join("upper"), work: place.join("work") };
+            spec.root = Root::Overlay {
+                lower: vec![base.clone()],
+                upper: place.join("upper"),
+                work: place.join("work"),
+            };
             spec
         };
         let mut spec = on_hostile("targets", "cat /up/mnt/file");

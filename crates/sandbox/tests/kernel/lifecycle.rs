@@ -109,7 +109,8 @@ fn containers_share_host_name_network_and_memory_files() {
     run(|world| async move {
         let pod = world.pod("a").await;
         pod.start(world.shell("one", "echo shared > /dev/shm/file; sleep 1000")).await.unwrap();
-        let script = "hostname; ip addr show lo | grep -c 'inet 127'; while ! cat /dev/shm/file; do sleep 0.01; done";
+        let script =
+            "hostname; ip addr show lo | grep -c 'inet 127'; while ! cat /dev/shm/file; do sleep 0.01; done";
         let (_, log) = world.outcome(&pod, world.shell("two", script)).await;
         assert!(log.starts_with("host-a\n1\n") && log.ends_with("shared\n"), "{log}");
         assert!(pod.netns_path().exists());

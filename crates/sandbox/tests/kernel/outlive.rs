@@ -30,7 +30,8 @@ fn a_second_manager_finds_everything_as_it_was() {
 fn killing_the_pod_process_ends_its_containers_and_is_seen() {
     run(|world| async move {
         let pod = world.pod("a").await;
-        for (name, scope) in [("own", PidScope::Container), ("pod", PidScope::Pod), ("host", PidScope::Host)] {
+        for (name, scope) in [("own", PidScope::Container), ("pod", PidScope::Pod), ("host", PidScope::Host)]
+        {
             let mut spec = world.shell(name, "sleep 1000 & exec sleep 1000");
             spec.pid_scope = scope;
             pod.start(spec).await.unwrap();
@@ -44,7 +45,9 @@ fn killing_the_pod_process_ends_its_containers_and_is_seen() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("containers end with their pod process");
+        tokio::time::timeout(Duration::from_secs(5), gone)
+            .await
+            .expect("containers end with their pod process");
         assert!(pod.start(world.shell("late", "true")).await.is_err());
         let adopted = world.open().await.adopt().await.unwrap().pop();
         let Some(Adopted::Lost(remains)) = adopted else { panic!("the pod process is gone") };

@@ -24,16 +24,24 @@ fn a_start_that_fails_says_why_in_words() {
         put("closed", b"#!/bin/sh\n", 0o644);
         put("foreign", &foreign, 0o755);
         put("dynamic", &dynamic_program(), 0o755);
-        let say = async |name: &str, program: &str| {
-            pod.start(world.program(name, &[program])).await.unwrap_err()
-        };
+        let say =
+            async |name: &str, program: &str| pod.start(world.program(name, &[program])).await.unwrap_err();
         assert_eq!(say("crlf", "/crlf").await, StartError::CarriageReturn { script: "/crlf".into() });
-        assert_eq!(say("plain", "/noshebang").await, StartError::UnknownFormat { program: "/noshebang".into() });
+        assert_eq!(
+            say("plain", "/noshebang").await,
+            StartError::UnknownFormat { program: "/noshebang".into() }
+        );
         let interpreter = "/bin/bash".to_owned();
         assert_eq!(say("bash", "/bash").await, StartError::MissingInterpreter { interpreter });
         assert_eq!(say("closed", "/closed").await, StartError::NotExecutable { program: "/closed".into() });
-        assert_eq!(say("foreign", "/foreign").await, StartError::OtherArchitecture { found: "riscv64".into() });
-        assert_eq!(say("dynamic", "/dynamic").await, StartError::MissingLoader { loader: "/lib/ld-none.so".into() });
+        assert_eq!(
+            say("foreign", "/foreign").await,
+            StartError::OtherArchitecture { found: "riscv64".into() }
+        );
+        assert_eq!(
+            say("dynamic", "/dynamic").await,
+            StartError::MissingLoader { loader: "/lib/ld-none.so".into() }
+        );
         assert_eq!(say("gone", "/gone").await, StartError::NotFound { program: "/gone".into() });
         assert_eq!(say("path", "nothing").await, StartError::NotFound { program: "nothing".into() });
         assert_eq!(say("folder", "/etc").await, StartError::IsDirectory { program: "/etc".into() });

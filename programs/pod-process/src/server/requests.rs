@@ -7,7 +7,8 @@ use crate::connection::Incoming;
 use crate::container::{Attempt, RUNNING};
 use crate::poller::Source;
 use crate::protocol::{
-    Attach, Container, Exec, ExecSignal, Failure, Process, Request, Resize, Response, Signal, Target, reason, stage,
+    Attach, Container, Exec, ExecSignal, Failure, Process, Request, Resize, Response, Signal, Target, reason,
+    stage,
 };
 use crate::rootfs::at;
 use crate::sys::io::{self, READABLE};
@@ -163,21 +164,31 @@ impl Server {
     fn exec_signal(&self, id: u32, signal: &ExecSignal) -> Response {
         let mine = |command: &&Command| command.connection == id && command.number == signal.exec;
         match self.commands.iter().find(mine) {
-            Some(command) => {
-                done(process::signal(command.handle.as_fd(), signal.signal).map_err(at(stage::REQUEST, "signal")))
-            }
+            Some(command) => done(
+                process::signal(command.handle.as_fd(), signal.signal).map_err(at(stage::REQUEST, "signal")),
+            ),
             None => not_running(),
         }
     }
 
-    fn attach(&mut self, id: u32, number: u32, attach: &Attach, descriptors: Vec<OwnedFd>) -> Option<Response> {
+    fn attach(
+        &mut self,
+        id: u32,
+        number: u32,
+        attach: &Attach,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<Response> {
         let serials = [self.serial(), self.serial()];
-        let found = |known: &&mut Attempt| known.is(&attach.name, attach.attempt) && known.state.phase == RUNNING;
+        let found =
+            |known: &&mut Attempt| known.is(&attach.name, attach.attempt) && known.state.phase == RUNNING;
         let Some(attempt) = self.attempts.iter_mut().find(found) else { return Some(not_running()) };
         let input = match (&attempt.input, attach.input) {
             (_, false) => None,
             (None, true) => {
-                return Some(refused(reason::NOT_AVAILABLE, "the container has no open input; start it with stdin"));
+                return Some(refused(
+                    reason::NOT_AVAILABLE,
+                    "the container has no open input; start it with stdin",
+                ));
             }
             // Then the container's input ends with whoever has this one.
             (Some(_), true) if attempt.spec.input_once => attempt.input.take(),
@@ -217,7 +228,8 @@ impl Server {
     }
 
     fn forget(&mut self, target: &Target) -> Response {
-        let Some(index) = self.attempts.iter().position(|known| known.is(&target.name, target.attempt)) else {
+        let Some(index) = self.attempts.iter().position(|known| known.is(&target.name, target.attempt))
+        else {
             return Response::Done(());
         };
         if self.attempts[index].lives() {

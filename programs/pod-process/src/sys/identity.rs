@@ -109,7 +109,8 @@ pub fn install_filter(program: &[u8]) -> Result<()> {
     }
     let filter = libc::sock_fprog { len: aligned.len() as u16, filter: aligned.as_mut_ptr().cast() };
     // SAFETY: the list has as many instructions as said and lives through the call; the kernel checks them.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const filter) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const filter) })
+        .map(drop)
 }
 
 /// Sets a resource limit.

@@ -64,7 +64,8 @@ pub fn set_nonblocking(descriptor: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: plain calls on an open descriptor.
     let flags = check_int(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) })?;
     // SAFETY: as above.
-    check_int(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+    check_int(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
+        .map(drop)
 }
 
 /// Reads what is there.
@@ -110,7 +111,10 @@ impl Epoll {
     fn control(&self, operation: i32, descriptor: BorrowedFd<'_>, token: u64, events: u32) -> Result<()> {
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` lives through the call.
-        check_int(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor.as_raw_fd(), &mut event) }).map(drop)
+        check_int(unsafe {
+            libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor.as_raw_fd(), &mut event)
+        })
+        .map(drop)
     }
 
     /// Waits for the next events: tokens and what is ready.
@@ -171,7 +175,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
     }
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: the header points to buffers that live through the call.
-    check(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) } as libc::c_long).map(|count| count as usize)
+    check(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) } as libc::c_long)
+        .map(|count| count as usize)
 }
 
 /// Room for control messages, aligned as the kernel wants it.

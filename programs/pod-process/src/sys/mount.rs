@@ -54,7 +54,8 @@ pub fn open_within(directory: BorrowedFd<'_>, path: &str, within: Within) -> Res
         };
     let how: [u64; 3] = [(libc::O_PATH | libc::O_CLOEXEC) as u64, 0, resolve];
     // SAFETY: `struct open_how` is three words.
-    check(unsafe { libc::syscall(libc::SYS_openat2, directory.as_raw_fd(), path.as_ptr(), how.as_ptr(), 24) }).map(own)
+    check(unsafe { libc::syscall(libc::SYS_openat2, directory.as_raw_fd(), path.as_ptr(), how.as_ptr(), 24) })
+        .map(own)
 }
 
 /// Whether a place is a directory.
@@ -115,7 +116,8 @@ pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, slave: Option<bool>, recu
     let flags = AT_EMPTY | if recursive { AT_RECURSIVE } else { 0 };
     let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
     // SAFETY: `struct mount_attr` is four words.
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attributes.as_ptr(), 32) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attributes.as_ptr(), 32) })
+        .map(drop)
 }
 
 /// Attaches a mount at a place.
@@ -135,8 +137,11 @@ pub fn new_file_system(kind: &str, options: &[(&str, &str)], attributes: u64) ->
         let fd = context.as_raw_fd();
         for (key, value) in options {
             let (key, text) = (c(key)?, c(value)?);
-            let (command, text) =
-                if value.is_empty() { (CONFIG_FLAG, std::ptr::null()) } else { (CONFIG_STRING, text.as_ptr()) };
+            let (command, text) = if value.is_empty() {
+                (CONFIG_FLAG, std::ptr::null())
+            } else {
+                (CONFIG_STRING, text.as_ptr())
+            };
             check(libc::syscall(libc::SYS_fsconfig, fd, command, key.as_ptr(), text, 0))?;
         }
         let none = std::ptr::null::<libc::c_char>();
@@ -159,7 +164,8 @@ pub fn mount_at(kind: &str, target: &str, options: &str) -> Result<()> {
 pub fn make_slave() -> Result<()> {
     let none = std::ptr::null();
     // SAFETY: the path is terminated; the rest is unused.
-    check_int(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_SLAVE, none.cast()) }).map(drop)
+    check_int(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_SLAVE, none.cast()) })
+        .map(drop)
 }
 
 /// Makes a directory the root and lets go of the old one.

@@ -52,7 +52,8 @@ pub fn fork(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
     };
     // SAFETY: without CLONE_VM this is a fork: the child has a copy of everything, and there is no other thread
     // that could hold a lock. The arguments live through the call.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -77,7 +78,10 @@ pub fn enter(what: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
 /// A handle of this process.
 pub fn own_handle() -> Result<OwnedFd> {
     // SAFETY: plain calls; the descriptor is ours alone.
-    unsafe { check(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0)).map(|fd| OwnedFd::from_raw_fd(fd as RawFd)) }
+    unsafe {
+        check(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0))
+            .map(|fd| OwnedFd::from_raw_fd(fd as RawFd))
+    }
 }
 
 /// A session of its own.
@@ -90,7 +94,8 @@ pub fn new_session() {
 pub fn signal(handle: BorrowedFd<'_>, number: i32) -> Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: plain call.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), number, none, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), number, none, 0) })
+        .map(drop)
 }
 
 /// Kills by number: only for processes listed by a cgroup.
