@@ -1,1 +1,3 @@
-
+//! The node agent: pods and services turned into calls of the hands.
+pub mod pod;
+pub mod volume;
