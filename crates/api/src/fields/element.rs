@@ -23,6 +23,11 @@ impl PathElement {
         Self::Field(name.into())
     }
 
+    /// A member whose name is known at compile time, and not copied.
+    pub const fn known(name: &'static str) -> Self {
+        Self::Field(Str::const_new(name))
+    }
+
     /// Upstream's order: members, keys, values, indices.
     pub fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
@@ -61,7 +66,8 @@ impl PathElement {
                 text
             }
             Self::Key(members) => {
-                let mut out = b"k:{".to_vec();
+                let mut out = Vec::with_capacity(64);
+                out.extend_from_slice(b"k:{");
                 for (index, (name, value)) in members.iter().enumerate() {
                     if index > 0 {
                         out.push(b',');
@@ -111,11 +117,11 @@ pub struct MalformedElement(pub String);
 
 /// Upstream's encoder writes `<`, `>` and `&` as escapes.
 fn escaped(json: &[u8]) -> Str {
-    let text = String::from_utf8_lossy(json);
-    if text.contains(['<', '>', '&']) {
-        text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026").into()
-    } else {
-        text.into()
+    match Str::from_utf8(json) {
+        Ok(text) if !json.iter().any(|byte| matches!(byte, b'<' | b'>' | b'&')) => text,
+        Ok(text) => text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026").into(),
+        // A value is written from texts, so it is UTF-8.
+        Err(_) => Str::default(),
     }
 }
 

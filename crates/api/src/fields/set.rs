@@ -58,22 +58,27 @@ impl FieldSet {
     }
 
     /// Adds an entry, mostly behind all others.
-    pub(super) fn push(&mut self, element: &PathElement, member: bool, children: FieldSet) {
-        if !member && children.is_empty() {
-            return;
-        }
-        let behind = self.0.last().is_none_or(|last| last.element.compare(element) == Ordering::Less);
+    pub(super) fn push(&mut self, element: PathElement, member: bool, children: FieldSet) {
+        let behind = self.0.last().is_none_or(|last| last.element.compare(&element) == Ordering::Less);
         if behind {
-            if self.0.capacity() == 0 {
-                self.0.reserve_exact(4);
-            }
-            self.0.push(Entry { element: element.clone(), member, children });
+            self.0.push(Entry { element, member, children });
         } else {
-            let entry = self.entry(element);
+            let entry = self.entry(&element);
             entry.member |= member;
             let present = std::mem::take(&mut entry.children);
             entry.children = present.union(children);
         }
+    }
+
+    /// Adds an entry that comes behind all others.
+    pub(super) fn push_last(&mut self, element: PathElement, member: bool, children: FieldSet) {
+        debug_assert!(self.0.last().is_none_or(|last| last.element.compare(&element).is_lt()));
+        self.0.push(Entry { element, member, children });
+    }
+
+    /// Makes room for so many entries.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.0.reserve_exact(entries);
     }
 
     /// Whether a path is in it.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::value::Value;
+use crate::value::{Map, Value};
 
 use super::view::{View, ago};
 
@@ -210,7 +210,7 @@ pub(super) fn node(view: View<'_>) -> Vec<Value> {
 fn roles(view: View<'_>) -> Vec<&str> {
     let mut roles = Vec::new();
     let labels = view.at(&["metadata", "labels"]).and_then(Value::as_object);
-    for (key, value) in labels.into_iter().flat_map(|labels| labels.iter()) {
+    for (key, value) in labels.into_iter().flat_map(Map::iter) {
         let value = value.as_str().unwrap_or_default();
         match key.strip_prefix("node-role.kubernetes.io/") {
             Some(role) if !role.is_empty() => roles.push(role),

@@ -126,7 +126,7 @@ pub(super) fn signing_request(view: View<'_>) -> Vec<Value> {
 pub(super) fn pod_certificate_request(view: View<'_>) -> Vec<Value> {
     let states = ["Issued", "Denied", "Failed"];
     let conditions = view.list(&["status", "conditions"]).map(|condition| condition.text(&["type"]));
-    let state = conditions.filter(|condition| states.contains(condition)).last().unwrap_or("Pending");
+    let state = conditions.rev().find(|condition| states.contains(condition)).unwrap_or("Pending");
     let spec = |key| Value::from(view.text(&["spec", key]));
     vec![
         view.name().into(),
@@ -286,7 +286,7 @@ pub(super) fn storage_migration(view: View<'_>) -> Vec<Value> {
     let conditions =
         view.list(&["status", "conditions"]).filter(|condition| condition.text(&["status"]) == "True");
     let state =
-        conditions.map(|condition| condition.text(&["type"])).filter(|word| states.contains(word)).last();
+        conditions.map(|condition| condition.text(&["type"])).rev().find(|word| states.contains(word));
     vec![
         view.name().into(),
         format!("{}{dot}{}", part("resource"), part("group")).into(),

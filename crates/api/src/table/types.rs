@@ -333,6 +333,11 @@ impl Type {
         self.field_index(name).map(|index| &self.fields[index])
     }
 
+    /// The field at a rank in the order of names, for walks beside sorted members.
+    pub fn nth_by_name(&self, rank: usize) -> Option<&Field> {
+        self.by_name.get(rank).map(|index| &self.fields[usize::from(*index)])
+    }
+
     /// The index in `fields` of the field of that name.
     pub fn field_index(&self, name: &str) -> Option<usize> {
         self.by_name
