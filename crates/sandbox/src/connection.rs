@@ -165,7 +165,10 @@ fn deliver(
         }
         (_, response) => {
             let waiter = lock().answers.remove(&number);
-            let _ = waiter.map(|waiter| waiter.send(Answer { response, descriptors }));
+            if let Some(waiter) = waiter {
+                // Who asked may have stopped waiting; then nobody needs the answer.
+                drop(waiter.send(Answer { response, descriptors }));
+            }
         }
     }
 }

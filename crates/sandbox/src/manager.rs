@@ -63,7 +63,7 @@ pub enum Adopted {
     /// Its pod process lives.
     Live(Sandbox),
     /// Its pod process is gone (a reboot, a kill): only its remains are there.
-    Lost(Remains),
+    Lost(Box<Remains>),
 }
 
 /// What a sandbox without a pod process leaves behind.
@@ -139,7 +139,7 @@ impl Sandboxes {
                 Ok(sandbox) => Adopted::Live(sandbox),
                 Err(error) => {
                     tracing::info!(sandbox = id, %error, "a sandbox was lost");
-                    Adopted::Lost(Remains { id, spec, shared: Arc::clone(&self.0) })
+                    Adopted::Lost(Box::new(Remains { id, spec, shared: Arc::clone(&self.0) }))
                 }
             });
         }

@@ -226,14 +226,17 @@ fn number(architecture: &Architecture, name: &str) -> Option<u32> {
     architecture.table.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
+/// Calls from a number on that share one fate: its alternatives.
+type Run<'a> = (u32, &'a [(Option<Condition>, Action)]);
+
 /// A binary search over the numbers: runs of calls with the same fate share one leaf.
 fn compile(architecture: &Architecture, rules: &[Rule], default: Action) -> Vec<Instruction> {
     let mut sorted = rules.to_vec();
     sorted.sort_by_key(|rule| rule.number);
     let fallback = vec![(None, default)];
-    let mut runs: Vec<(u32, &[(Option<Condition>, Action)])> = Vec::new();
+    let mut runs: Vec<Run<'_>> = Vec::new();
     let mut next = 0;
-    let push = |runs: &mut Vec<(u32, _)>, start, fate| match runs.last() {
+    let push = |runs: &mut Vec<_>, start, fate| match runs.last() {
         Some((_, last)) if *last == fate => {}
         _ => runs.push((start, fate)),
     };
@@ -255,7 +258,7 @@ fn compile(architecture: &Architecture, rules: &[Rule], default: Action) -> Vec<
     out
 }
 
-fn search(runs: &[(u32, &[(Option<Condition>, Action)])], default: Action) -> Vec<Instruction> {
+fn search(runs: &[Run<'_>], default: Action) -> Vec<Instruction> {
     if let [(_, alternatives)] = runs {
         return leaf(alternatives, default);
     }
