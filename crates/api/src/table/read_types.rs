@@ -198,6 +198,7 @@ fn read_field(raw: &RawField) -> Field {
         immutable: false,
         list: List::Atomic,
         map_atomic: false,
+        map_granular: false,
         patch: Patch::default(),
         off: None,
         default: None,
@@ -229,7 +230,10 @@ fn read_word(field: &mut Field, word: &'static str) {
         "emit" => field.emit = true,
         "required" => field.required = true,
         "immutable" => field.immutable = true,
-        "map" => field.map_atomic = value == "atomic",
+        "map" => {
+            field.map_atomic = value == "atomic";
+            field.map_granular = value == "granular";
+        }
         "list" => {
             field.list = match value.split_once(':') {
                 Some((_, keys)) => List::Map(keys),

@@ -122,6 +122,8 @@ pub struct Field {
     pub list: List,
     /// Whether apply takes the map or struct as one value.
     pub map_atomic: bool,
+    /// Whether apply merges the struct member by member although its type says that it is one value.
+    pub map_granular: bool,
     /// How a strategic merge patch merges it.
     pub patch: Patch,
     /// The gate, off by default, behind which the field is.

@@ -207,17 +207,40 @@ fn below(sub: &Subresource) -> Vec<Operation<'static>> {
             answer: schema.clone(),
         });
     }
-    if stream && sub.verbs.contains(&"get") {
+    if sub.name == "log" {
+        let query = Vec::new();
         out.push(Operation {
             method: "get",
-            action: if sub.name == "log" { "get" } else { "connect" },
-            word: if sub.name == "log" { "read" } else { "connectGet" },
-            query: Vec::new(),
+            action: "get",
+            word: "read",
+            query,
             body: None,
             answer: String::new(),
         });
+    } else if stream {
+        out.extend(connections(sub));
     }
     out
+}
+
+/// The methods by which a stream or proxy is reached.
+fn connections(sub: &Subresource) -> impl Iterator<Item = Operation<'static>> {
+    const METHODS: &[(&str, &str, &str)] = &[
+        ("create", "post", "connectPost"),
+        ("delete", "delete", "connectDelete"),
+        ("get", "get", "connectGet"),
+        ("patch", "patch", "connectPatch"),
+        ("update", "put", "connectPut"),
+    ];
+    let verbs = sub.verbs.clone();
+    METHODS.iter().filter(move |(verb, ..)| verbs.contains(verb)).map(|(_, method, word)| Operation {
+        method,
+        action: "connect",
+        word,
+        query: Vec::new(),
+        body: None,
+        answer: String::new(),
+    })
 }
 
 /// A path with its operations; `below` is none for a collection, else what comes behind the name.
@@ -352,7 +375,7 @@ fn operation_id(
     let version = capitalised(kind.version);
     let (word, collection) = match operation.word {
         "deleteCollection" => ("delete", "Collection"),
-        word => (word, ""),
+        word => word.strip_prefix("connect").map_or((word, ""), |method| ("connect", method)),
     };
     let namespaced = if kind.namespaced && !everywhere { "Namespaced" } else { "" };
     let sub: String = below.unwrap_or_default().split('/').map(capitalised).collect();

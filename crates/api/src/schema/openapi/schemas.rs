@@ -8,7 +8,8 @@ use crate::table::{Field, KindFacts, Kinds, List, Part, Shape, ShapeId, Type, Ty
 use crate::value::{Value, parse};
 
 /// Types that every document holds, because every resource's operations use them.
-const COMMON: &[&str] = &["meta/v1.APIResourceList", "meta/v1.DeleteOptions", "meta/v1.Status"];
+const COMMON: &[&str] =
+    &["meta/v1.APIResourceList", "meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.WatchEvent"];
 
 /// What a scalar with a JSON form of its own is called in documents, and its schema.
 const SPECIAL: &[(Shape, &str, &str)] = &[
@@ -176,16 +177,14 @@ fn group_version_kinds(types: &Types, kinds: &Kinds, ty: &Type) -> Vec<Value> {
 fn property(types: &Types, dialect: Dialect, field: &Field) -> Value {
     let mut out = shape(types, dialect, field.shape);
     let default = field.default.and_then(|text| parse(text.as_bytes()).ok());
-    if let Some(default) = default {
-        // A reference may have no siblings but in an allOf.
-        if dialect == Dialect::V3 && out.get("$ref").is_some() {
-            let mut all = Value::object();
-            all.set(&["allOf"], vec![out]);
-            out = all;
-        }
-        if out.get("$ref").is_none() {
-            out.set(&["default"], default);
-        }
+    // A reference may have no siblings but in an allOf.
+    if dialect == Dialect::V3 && out.get("$ref").is_some() && (default.is_some() || field.map_granular) {
+        let mut all = Value::object();
+        all.set(&["allOf"], vec![out]);
+        out = all;
+    }
+    if let Some(default) = default.filter(|_| out.get("$ref").is_none()) {
+        out.set(&["default"], default);
     }
     if matches!(types.bare(field.shape), Shape::List(_)) {
         let kind = match field.list {
@@ -201,6 +200,9 @@ fn property(types: &Types, dialect: Dialect, field: &Field) -> Value {
     }
     if field.map_atomic {
         out.set(&["x-kubernetes-map-type"], "atomic");
+    }
+    if field.map_granular {
+        out.set(&["x-kubernetes-map-type"], "granular");
     }
     if !field.patch.key.is_empty() {
         out.set(&["x-kubernetes-patch-merge-key"], field.patch.key);
