@@ -11,3 +11,6 @@ pub struct SelectorError(pub String);
 fn wrong<T>(message: impl Into<String>) -> Result<T, SelectorError> {
     Err(SelectorError(message.into()))
 }
+
+#[cfg(test)]
+mod tests;
