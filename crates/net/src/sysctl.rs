@@ -30,16 +30,6 @@ pub fn read(name: &str) -> Result<String, SysctlError> {
         .map_err(|source| SysctlError { name: name.to_owned(), action: "read", source })
 }
 
-/// Sets `name` to `value` if it has another one; `record` keeps the first former value.
-pub fn set(name: &str, value: &str, record: &mut Record) -> Result<(), SysctlError> {
-    let former = read(name)?;
-    record.0.entry(name.to_owned()).or_insert_with(|| former.clone());
-    if former != value {
-        write(name, value)?;
-    }
-    Ok(())
-}
-
 /// Writes one value.
 pub(crate) fn write(name: &str, value: &str) -> Result<(), SysctlError> {
     std::fs::write(path(name), value).map_err(|source| SysctlError {

@@ -28,7 +28,15 @@ use messages::{Link, VethPair};
 /// The pod's end of a veth pair.
 pub const POD_INTERFACE: &str = "eth0";
 
-const IP_FORWARD: &str = "net/ipv4/ip_forward";
+/// What routing for pods needs of the machine, in the order that it is set; restored in the other order, because
+/// writing `ip_forward` also changes `accept_redirects`, which is only noted. Redirects are sent where either `all`
+/// or the interface says so: with `all` off, other interfaces go on by their own setting. They must be off at the
+/// bridge, since they use up the allowance of ICMP messages that refusals need.
+const SETTINGS: [(&str, Option<&str>); 3] = [
+    ("net/ipv4/conf/all/accept_redirects", None),
+    ("net/ipv4/conf/all/send_redirects", Some("0")),
+    ("net/ipv4/ip_forward", Some("1")),
+];
 
 /// Why a link could not be made or removed.
 #[derive(Debug, Error)]
@@ -141,6 +149,8 @@ impl Network {
         let mut batch = socket.batch();
         let alias = link.alias.is_empty().then_some(alias.as_str());
         let mtu = (link.mtu != spec.mtu).then_some(spec.mtu);
+        // In a namespace made for a node `lo` is down, and this machine's own refusals would not reach it.
+        messages::configure_link(&mut batch, messages::LOOPBACK_INDEX, None, None, false);
         messages::configure_link(&mut batch, link.index, alias, mtu, self.ipv6);
         for (index, stale) in present {
             if index == link.index && !spec.addresses.contains(&stale) {
@@ -256,21 +266,27 @@ impl Network {
         let mut socket = self.lock();
         let all = links(&mut socket)?;
         let bridge = all.iter().find(|l| l.name == name).ok_or_else(|| LinkError::NoBridge(name.clone()))?;
-        let former = match record.0.get(IP_FORWARD) {
-            Some(former) => former.clone(),
-            None => match all.iter().find_map(former_forwarding) {
-                Some(former) => former,
-                None => sysctl::read(IP_FORWARD)?,
-            },
-        };
-        record.0.insert(IP_FORWARD.to_owned(), former.clone());
-        let alias = format!("{}bridge {FORMER_FORWARDING}{former}", self.instance.alias_prefix());
+        let noted = all.iter().find_map(former_settings);
+        for (number, (setting, _)) in SETTINGS.iter().enumerate() {
+            if !record.0.contains_key(*setting) {
+                let former = noted.as_ref().and_then(|noted| noted.get(number).cloned());
+                let former = former.map_or_else(|| sysctl::read(setting), Ok)?;
+                record.0.insert((*setting).to_owned(), former);
+            }
+        }
+        let former: Vec<&str> =
+            SETTINGS.iter().filter_map(|(name, _)| Some(record.0.get(*name)?.as_str())).collect();
+        let alias = format!("{}bridge {FORMER}{}", self.instance.alias_prefix(), former.join(","));
         let mut batch = socket.batch();
         messages::configure_link(&mut batch, bridge.index, Some(&alias), None, false);
-        socket.execute(&batch, &format!("note the former forwarding at {name}"))?;
+        socket.execute(&batch, &format!("note the former settings at {name}"))?;
         drop(socket);
-        if sysctl::read(IP_FORWARD)? != "1" {
-            sysctl::write(IP_FORWARD, "1")?;
+        for (setting, value) in SETTINGS {
+            if let Some(value) = value
+                && sysctl::read(setting)? != value
+            {
+                sysctl::write(setting, value)?;
+            }
         }
         // Pods must not be told to speak to each other directly; this setting dies with the bridge.
         sysctl::write(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
@@ -286,8 +302,9 @@ impl Network {
             link.alias.starts_with(&prefix) || (link.name == bridge && link.alias.is_empty())
         })?;
         let others = links(&mut self.lock())?.iter().any(|link| link.name.starts_with(BRIDGE_PREFIX));
-        for (name, former) in &record.0 {
-            if !(others && name == IP_FORWARD) && sysctl::read(name)? != *former {
+        for (name, former) in record.0.iter().rev() {
+            let shared = SETTINGS.iter().any(|(setting, _)| setting == name);
+            if !(others && shared) && sysctl::read(name)? != *former {
                 sysctl::write(name, former)?;
             }
         }
@@ -320,13 +337,15 @@ impl Network {
     }
 }
 
-const FORMER_FORWARDING: &str = "ip_forward was ";
+/// In the alias of a bridge, before the values of [`SETTINGS`] as they were before any of us.
+const FORMER: &str = "formerly ";
 
-fn former_forwarding(link: &Link) -> Option<String> {
+fn former_settings(link: &Link) -> Option<Vec<String>> {
     if !link.name.starts_with(BRIDGE_PREFIX) {
         return None;
     }
-    link.alias.split_once(FORMER_FORWARDING).map(|(_, former)| former.to_owned())
+    let (_, former) = link.alias.split_once(FORMER)?;
+    Some(former.split(',').map(str::to_owned).collect())
 }
 
 /// Opens the network namespace at `path` (`/proc/<pid>/ns/net` or a bind mount of one).

@@ -19,9 +19,12 @@ fn snapshot(space: &Space) -> String {
             .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
             .collect();
         format!(
-            "{links:?}\n{}\n{}",
-            read("/proc/thread-self/net/route"),
-            read("/proc/sys/net/ipv4/ip_forward")
+            // The heading is there as soon as the namespace has a routing table at all.
+            "{links:?}\n{:?}\n{}{}{}",
+            read("/proc/thread-self/net/route").lines().skip(1).collect::<Vec<_>>(),
+            read("/proc/sys/net/ipv4/ip_forward"),
+            read("/proc/sys/net/ipv4/conf/all/accept_redirects"),
+            read("/proc/sys/net/ipv4/conf/all/send_redirects")
         )
     })
 }

@@ -97,7 +97,6 @@ pub fn greeting(stream: TcpStream) -> (String, String) {
 /// A node with its rules, three pods and a client outside.
 pub struct World {
     pub node: Space,
-    pub network: Network,
     pub rules: Rules,
     pub ruleset: Ruleset,
     pub pods: Vec<Space>,
@@ -152,7 +151,7 @@ impl World {
             pod.serve_udp(8080, name);
             pods.push(pod);
         }
-        let mut world = Self { node, network, rules, ruleset: ruleset(), pods, outside, instance };
+        let mut world = Self { node, rules, ruleset: ruleset(), pods, outside, instance };
         world.rules.replace(&world.ruleset).expect("loaded");
         world
     }
