@@ -45,7 +45,7 @@ async fn install_version(store: &Store, name: &Reference, version: &str) -> Resu
     let mut lease = store.lease();
     let layer = store
         .blocking(move |store| {
-            let layer = store.write_layer(Compression::Gzip, |writer| fill(writer))?;
+            let layer = store.write_layer(Compression::Gzip, fill)?;
             lease.hold(layer.digest);
             Ok((layer, lease))
         })
@@ -79,3 +79,6 @@ fn configuration(version: &str) -> ImageConfig {
 fn writing(source: std::io::Error) -> Error {
     Error::Storage { action: "packing the carried images".to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,7 +181,7 @@ mod tests {
         for bad in ["", "sha256", "sha256:", "sha256:12", &EMPTY.to_uppercase(), &format!("{EMPTY}0")] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
-        assert!(matches!(EMPTY.replace('e', "E").parse::<Digest>(), Err(_)));
+        assert!(EMPTY.replace('e', "E").parse::<Digest>().is_err());
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Store {
     fn read_archive(&self, reader: impl Read + Send) -> Result<Contents, Error> {
         let mut archive = Reader::new(decompressed(reader).map_err(reading)?);
         let mut contents = self.empty_contents();
-        while let Some(entry) = archive.next().map_err(damaged)? {
+        while let Some(entry) = archive.next_entry().map_err(damaged)? {
             let path = String::from_utf8_lossy(&entry.path).trim_start_matches("./").to_owned();
             if contents.members.len() + contents.links.len() >= MEMBERS_MAX {
                 return Err(Error::invalid(WHAT, format!("it has more than {MEMBERS_MAX} members")));

@@ -154,7 +154,7 @@ impl<W: Write> Writer<W> {
         mut keep: impl FnMut(Entry) -> Option<Entry>,
     ) -> Result<(), archive::Error> {
         let mut reader = archive::Reader::new(decompressed(source)?);
-        while let Some(entry) = reader.next()? {
+        while let Some(entry) = reader.next_entry()? {
             let Some(entry) = keep(entry) else { continue };
             if entry.segments.is_some() {
                 return Err(archive::Error::Malformed("files with holes cannot be copied into a layer"));
@@ -241,7 +241,7 @@ mod tests {
         let (bytes, _) = writer.finish().unwrap();
         let mut reader = archive::Reader::new(bytes.as_slice());
         let mut paths = Vec::new();
-        while let Some(entry) = reader.next().unwrap() {
+        while let Some(entry) = reader.next_entry().unwrap() {
             paths.push(String::from_utf8(entry.path).unwrap());
         }
         assert_eq!(paths, ["etc", "etc/motd", "etc/issue"]);

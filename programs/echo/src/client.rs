@@ -72,7 +72,9 @@ fn split_port(authority: &str) -> Result<(String, u16), String> {
 
 fn exchange(file: &sys::File, authority: &str, path: &str) -> Result<u16, String> {
     // HTTP/1.0, so that the body comes plain and ends with the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: echo-get\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: echo-get\r\nConnection: close\r\n\r\n"
+    );
     let mut left = request.as_bytes();
     while !left.is_empty() {
         let count = sys::send(file, left).map_err(|errno| format!("sending failed (error {})", errno.0))?;
@@ -147,7 +149,9 @@ impl Resolver {
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
-                Some("nameserver") => resolver.servers.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok())),
+                Some("nameserver") => {
+                    resolver.servers.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()))
+                }
                 Some("search") => resolver.search = words.map(ToString::to_string).collect(),
                 Some("options") => {
                     let ndots = words.find_map(|word| word.strip_prefix("ndots:")?.parse().ok());

@@ -77,7 +77,8 @@ fn sleep(text: &str) -> i32 {
         if left == Some(0) {
             return 0;
         }
-        if sys::wait_readable(&signals, left.map_or(i32::MAX, |left| i32::try_from(left).unwrap_or(i32::MAX))) {
+        if sys::wait_readable(&signals, left.map_or(i32::MAX, |left| i32::try_from(left).unwrap_or(i32::MAX)))
+        {
             return 143;
         }
     }

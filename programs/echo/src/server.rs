@@ -58,7 +58,10 @@ impl Answer {
 /// Serves until SIGTERM; returns the exit code.
 pub fn serve(settings: &Settings) -> i32 {
     if settings.refuse_root && sys::is_root() {
-        sys::print(2, "echo: refusing to run as root, as $ECHO_REFUSE_ROOT asks; set securityContext.runAsUser\n");
+        sys::print(
+            2,
+            "echo: refusing to run as root, as $ECHO_REFUSE_ROOT asks; set securityContext.runAsUser\n",
+        );
         return 1;
     }
     match start(settings) {
@@ -74,17 +77,18 @@ pub fn serve(settings: &Settings) -> i32 {
 }
 
 fn start(settings: &Settings) -> Result<Server<'_>, String> {
-    let failed = |what: &'static str| move |errno: sys::Errno| format!("{what} failed with error {}", errno.0);
+    let failed =
+        |what: &'static str| move |errno: sys::Errno| format!("{what} failed with error {}", errno.0);
     // Signals are blocked first, so that none that comes early is lost.
     let signals = sys::signals().map_err(failed("waiting for signals"))?;
-    let listener = sys::listen(settings.port)
-        .map_err(|errno| format!("port {} cannot be listened on (error {}); set $PORT", settings.port, errno.0))?;
+    let listener = sys::listen(settings.port).map_err(|errno| {
+        format!("port {} cannot be listened on (error {}); set $PORT", settings.port, errno.0)
+    })?;
     let datagrams = match settings.udp_port {
         None => None,
-        Some(port) => Some(
-            sys::datagrams(port)
-                .map_err(|errno| format!("UDP port {port} cannot be opened (error {}); set $UDP_PORT", errno.0))?,
-        ),
+        Some(port) => Some(sys::datagrams(port).map_err(|errno| {
+            format!("UDP port {port} cannot be opened (error {}); set $UDP_PORT", errno.0)
+        })?),
     };
     let poll = Poll::new().map_err(failed("epoll"))?;
     poll.add(&listener, LISTENER, EPOLLIN).map_err(failed("epoll"))?;
@@ -219,7 +223,8 @@ impl Server<'_> {
             }
             match sys::accept(listener) {
                 Ok((file, peer)) => {
-                    let at = self.connections.iter().position(Option::is_none).unwrap_or(self.connections.len());
+                    let at =
+                        self.connections.iter().position(Option::is_none).unwrap_or(self.connections.len());
                     if self.poll.add(&file, FIRST_CONNECTION + at as u64, EPOLLIN).is_err() {
                         continue;
                     }
@@ -295,7 +300,8 @@ impl Server<'_> {
         let close = !request.keep_alive || self.drain_until.is_some() || answer.exit.is_some();
         let bytes = written(&answer, close, request.method == "HEAD");
         if self.settings.log_requests {
-            let line = format!("{} {} {} {}\n", connection.peer.show(), request.method, request.path, answer.status);
+            let line =
+                format!("{} {} {} {}\n", connection.peer.show(), request.method, request.path, answer.status);
             sys::print(1, &line);
         }
         if let Some(code) = answer.exit {
@@ -321,7 +327,10 @@ impl Server<'_> {
             "/fail" => self.toggle(request),
             "/env" => {
                 let members = sys::environment().into_iter();
-                Answer::of(200, members.fold(Object::new(), |object, (key, value)| object.text(key, value)).finish())
+                Answer::of(
+                    200,
+                    members.fold(Object::new(), |object, (key, value)| object.text(key, value)).finish(),
+                )
             }
             "/headers" => Answer::of(200, headers(request)),
             "/exit" => match number("code").unwrap_or(Ok(1)) {
@@ -368,7 +377,10 @@ impl Server<'_> {
             Some("readiness") => self.unready = on,
             _ => return Answer::message(400, "probe must be liveness or readiness"),
         }
-        Answer::message(200, if on { "the probe fails from now on" } else { "the probe succeeds from now on" })
+        Answer::message(
+            200,
+            if on { "the probe fails from now on" } else { "the probe succeeds from now on" },
+        )
     }
 }
 

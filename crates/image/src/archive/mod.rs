@@ -33,6 +33,9 @@ pub enum Kind {
     Fifo,
 }
 
+/// Names and values of extended attributes.
+pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One member of an archive, without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -57,7 +60,7 @@ pub struct Entry {
     /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Extended attributes, in the order written.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Attributes,
     /// Where the data of a file with holes lies; `None` for a file without.
     pub segments: Option<Vec<Segment>>,
 }

@@ -81,7 +81,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry, or `None` at the end of the archive.
-    pub fn next(&mut self) -> Result<Option<Entry>, Error> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         loop {

@@ -392,6 +392,64 @@ mod tests {
         }
     }
 
+    /// A server that speaks TLS with a certificate of its own making, for one connection.
+    async fn tls_server() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key)
+                .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        Tasks::new().spawn("the TLS server", async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = hyper::service::service_fn(|_| async {
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(b"warm"))))
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        (address, made.cert.pem())
+    }
+
+    async fn get(options: &Options, uri: &str) -> Result<Bytes, Error> {
+        let transport = Transport::new(options, Clock::system(), Tasks::new()).unwrap();
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let response =
+            transport.send(Call { method: Method::GET, uri: uri.parse().unwrap(), headers, body }).await?;
+        transport.read(response, "the answer", 100).await
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_only_if_its_authority_was_given() {
+        let (address, pem) = tls_server().await;
+        let trusting = Options { extra_ca_pem: pem.into_bytes(), ..Options::default() };
+        assert_eq!(get(&trusting, &format!("https://{address}/")).await.unwrap(), "warm");
+        let (address, _) = tls_server().await;
+        let error = get(&Options::default(), &format!("https://{address}/")).await.unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { hint, .. } if hint.contains("extra CA")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn plain_http_where_tls_is_expected_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Tasks::new().spawn("the plain server", async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ =
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        });
+        let error = get(&Options::default(), &format!("https://{address}/")).await.unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { hint, .. } if hint.contains("insecure")), "{error}");
+    }
+
     #[test]
     fn a_wrong_extra_authority_is_told() {
         let pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();

@@ -105,18 +105,16 @@ impl Store {
     pub fn write_layer(
         &self,
         compression: layer::Compression,
-        fill: impl FnOnce(&mut layer::Writer<&mut Ingest>) -> io::Result<()>,
+        fill: impl FnOnce(&mut layer::Writer<Ingest>) -> io::Result<()>,
     ) -> Result<layer::Layer, Error> {
-        let mut ingest = self.ingest()?;
+        let ingest = self.ingest()?;
         let path = ingest.path.clone();
-        let layer = {
-            let write = || {
-                let mut writer = layer::Writer::new(&mut ingest, compression)?;
-                fill(&mut writer)?;
-                writer.finish().map(|(_, layer)| layer)
-            };
-            write().map_err(Error::storage("writing the layer", &path))?
+        let write = || {
+            let mut writer = layer::Writer::new(ingest, compression)?;
+            fill(&mut writer)?;
+            writer.finish()
         };
+        let (ingest, layer) = write().map_err(Error::storage("writing the layer", &path))?;
         ingest.commit(Some(layer.digest))?;
         Ok(layer)
     }

@@ -113,7 +113,7 @@ struct Unpacking<R> {
 impl<R: Read> Unpacking<R> {
     fn entries(&mut self) -> Result<(), Error> {
         let mut count = 0;
-        while let Some(entry) = self.reader.next()? {
+        while let Some(entry) = self.reader.next_entry()? {
             count += 1;
             if count > ENTRIES_MAX {
                 return Err(Error::TooLarge { what: "entries", limit: ENTRIES_MAX });

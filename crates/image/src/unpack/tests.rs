@@ -94,7 +94,7 @@ fn everything_that_a_file_has_is_kept() {
     let ping = at("usr/bin/ping").metadata().unwrap();
     assert_eq!((ping.uid(), ping.gid(), ping.permissions().mode() & 0o7777), (1000, 2000, 0o4755));
     assert_eq!((ping.mtime(), ping.mtime_nsec(), ping.nlink()), (1_700_000_000, 123_456_789, 2));
-    let mut value = vec![0_u8; 64];
+    let mut value = [0_u8; 64];
     let length = rustix::fs::lgetxattr(at("also-ping"), "security.capability", &mut value[..]).unwrap();
     assert_eq!(value[..length], capability);
     let big = at("big-owner").metadata().unwrap();
@@ -294,6 +294,6 @@ proptest! {
     #[test]
     fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
         let mut reader = Reader::new(bytes.as_slice());
-        while let Ok(Some(_)) = reader.next() {}
+        while let Ok(Some(_)) = reader.next_entry() {}
     }
 }

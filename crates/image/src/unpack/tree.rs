@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{Error, os, refused, shown};
-use crate::archive::{Entry, Kind, Reader};
+use crate::archive::{Attributes, Entry, Kind, Reader};
 
 /// Tells overlayfs that nothing below shows through this directory.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -433,7 +433,7 @@ fn times(entry: &Entry) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn attributes(file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn attributes(file: &File) -> Result<Attributes, Errno> {
     let mut names = vec![0_u8; fs::flistxattr(file, &mut [0_u8; 0][..])?];
     let length = fs::flistxattr(file, &mut names[..])?;
     let mut found = Vec::new();

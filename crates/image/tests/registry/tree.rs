@@ -34,7 +34,7 @@ pub fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
                 }
                 false => None,
             };
-            let mut capability = vec![0_u8; 64];
+            let mut capability = [0_u8; 64];
             let length =
                 rustix::fs::lgetxattr(&path, "security.capability", &mut capability[..]).unwrap_or(0);
             found.insert(

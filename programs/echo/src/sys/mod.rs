@@ -306,7 +306,8 @@ impl Poll {
         const EVENTS_MAX: usize = 64;
         let mut events = [Event { events: 0, data: 0 }; EVENTS_MAX];
         ready.clear();
-        let arguments = [self.0.0 as usize, events.as_mut_ptr() as usize, EVENTS_MAX, timeout_ms as usize, 0, 0];
+        let arguments =
+            [self.0.0 as usize, events.as_mut_ptr() as usize, EVENTS_MAX, timeout_ms as usize, 0, 0];
         // SAFETY: there is room for EVENTS_MAX events; no signal mask is passed.
         if let Ok(count) = unsafe { call(number::EPOLL_PWAIT, arguments) } {
             ready.extend(events[..count].iter().map(|event| Ready { key: event.data, events: event.events }));
