@@ -9,7 +9,7 @@ use crate::{
     WatchError, limits,
 };
 
-/// Runs the suite: `$open` is an async expression that makes an empty store.
+/// Runs the suite: `$open` is an expression that makes an empty store.
 macro_rules! suite {
     ($open:expr) => {
         $crate::conformance::suite!(@each $open,

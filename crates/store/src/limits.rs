@@ -66,5 +66,8 @@ pub const REWRITE_FACTOR: u64 = 2;
 /// Size of the frames of a snapshot, but for a larger single value.
 pub const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
 
-/// After a failed sync, or a failed rewrite, the next try waits this long.
+/// A rewrite that fails again and again is tried this often at last.
+pub const REWRITE_RETRY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// After a failed sync the next try waits this long; after a failed rewrite the first.
 pub const HEAL_INTERVAL: Duration = Duration::from_secs(1);

@@ -47,8 +47,8 @@ impl<R: Record> Store<R> {
     /// Opens the embedded engine, and blocks while it reads what is on disk. Call it outside of the runtime's
     /// workers, or before there is load.
     pub fn open(options: log::Options, decode: Decode<R>) -> Result<Self, OpenError> {
-        let (engine, view, recovery) = log::open(options, decode)?;
-        Ok(Self { view, engine: Arc::new(engine), recovery: Arc::new(recovery) })
+        let log::Opened { log, view, recovery } = log::open(options, decode)?;
+        Ok(Self { view, engine: Arc::new(log), recovery: Arc::new(recovery) })
     }
 
     /// What was found on disk when the store was opened.

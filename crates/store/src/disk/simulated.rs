@@ -293,10 +293,11 @@ impl Disk for SimulatedDisk {
 
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.machine();
-        let Machine { pending_names, durable_names, .. } = &mut *machine;
+        let Machine { names, pending_names, durable_names, nodes, .. } = &mut *machine;
         for rename in pending_names.drain(..) {
             rename.apply(durable_names);
         }
+        nodes.retain(|id, _| names.values().chain(durable_names.values()).any(|named| named == id));
         Ok(())
     }
 
@@ -315,7 +316,9 @@ impl SimulatedFile {
     fn with<T>(&self, work: impl FnOnce(&mut Machine, u64) -> io::Result<T>) -> io::Result<T> {
         let mut machine = self.disk.machine();
         if machine.life != self.life || !machine.nodes.contains_key(&self.id) {
-            return Err(io::Error::other("the machine has crashed since this file was opened"));
+            return Err(io::Error::other(
+                "the machine has crashed, or the file was removed, since it was opened",
+            ));
         }
         work(&mut machine, self.id)
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::Clock;
+use base::{Backoff, Clock};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::files;
 use super::format;
-use super::queue::{Command, Queue, Reply};
+use super::queue::{Answer, Command, Queue, Reply};
 use super::snapshot;
 use super::writer::Writer;
 use super::{RewriteLimits, milliseconds};
@@ -21,7 +21,7 @@ use crate::error::CommitError;
 use crate::limits;
 use crate::record::Record;
 use crate::staging::Staging;
-use crate::transaction::{Committed, Expectation, Transaction};
+use crate::transaction::{Expectation, Transaction};
 use crate::view::View;
 
 /// Owns the log.
@@ -36,6 +36,7 @@ pub(crate) struct Committer<R: Record> {
     pub(crate) frame: Vec<u8>,
     pub(crate) rewriting: Option<Rewriting>,
     pub(crate) rewrite_not_before: Duration,
+    pub(crate) rewrite_backoff: Backoff,
     pub(crate) expiry_not_before: Duration,
     pub(crate) trim_at: Option<Duration>,
     /// Whether the last write failed, so that a change of that is logged once.
@@ -219,9 +220,12 @@ impl<R: Record> Committer<R> {
         }
         let revision = self.view.read().revision;
         let earlier_bytes = self.writer.log_bytes();
-        if let Err(error) = self.writer.roll(revision, now) {
+        // After a rewrite that failed, the segment that was begun for it may be empty still.
+        if !self.writer.is_empty()
+            && let Err(error) = self.writer.roll(revision, now)
+        {
             warn!(%error, "the next segment of the log cannot be begun; this one is used on");
-            self.rewrite_not_before = now + limits::HEAL_INTERVAL;
+            self.rewrite_not_before = now + self.rewrite_backoff.fail();
             return;
         }
         if is_due {
@@ -256,7 +260,7 @@ impl<R: Record> Committer<R> {
             Ok(thread) => self.rewriting = Some(Rewriting { earlier_bytes, thread: Some(thread) }),
             Err(error) => {
                 warn!(%error, "no thread to rewrite the log; it grows on until there is one");
-                self.rewrite_not_before = self.clock.monotonic() + limits::HEAL_INTERVAL;
+                self.rewrite_not_before = self.clock.monotonic() + self.rewrite_backoff.fail();
             }
         }
     }
@@ -268,10 +272,13 @@ impl<R: Record> Committer<R> {
             let _ = thread.join();
         }
         match result {
-            Ok(()) => self.writer.forget_before(rewriting.earlier_bytes),
+            Ok(()) => {
+                self.rewrite_backoff.succeed();
+                self.writer.forget_before(rewriting.earlier_bytes);
+            }
             Err(error) => {
                 warn!(%error, number, "the log could not be rewritten; it grows on until it can");
-                self.rewrite_not_before = self.clock.monotonic() + limits::HEAL_INTERVAL;
+                self.rewrite_not_before = self.clock.monotonic() + self.rewrite_backoff.fail();
             }
         }
     }
@@ -326,7 +333,7 @@ impl<R: Record> Drop for Committer<R> {
 /// Commits that share a sync.
 struct Batch<R> {
     staging: Staging<R>,
-    replies: Vec<(Reply<R>, Result<Committed<R>, CommitError<R>>)>,
+    replies: Vec<(Reply<R>, Answer<R>)>,
 }
 
 impl<R: Record> Batch<R> {

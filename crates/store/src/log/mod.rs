@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, Random, Tasks};
+use base::{Backoff, Clock, Random, Tasks};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
@@ -125,11 +125,15 @@ pub(crate) struct Log<R: Record> {
     done: watch::Receiver<bool>,
 }
 
+/// A store that is open.
+pub(crate) struct Opened<R: Record> {
+    pub(crate) log: Log<R>,
+    pub(crate) view: Arc<View<R>>,
+    pub(crate) recovery: Recovery,
+}
+
 /// Reads what is on disk and starts the writer.
-pub(crate) fn open<R: Record>(
-    options: Options,
-    decode: Decode<R>,
-) -> Result<(Log<R>, Arc<View<R>>, Recovery), OpenError> {
+pub(crate) fn open<R: Record>(options: Options, decode: Decode<R>) -> Result<Opened<R>, OpenError> {
     let Options { disk, clock, random, drive, codec, history, rewrite, growth_bytes } = options;
     let lock = disk.lock().map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked { path: disk.path("LOCK") },
@@ -175,6 +179,7 @@ pub(crate) fn open<R: Record>(
         frame: Vec::new(),
         rewriting: None,
         rewrite_not_before: Duration::ZERO,
+        rewrite_backoff: Backoff::new(limits::HEAL_INTERVAL, limits::REWRITE_RETRY_MAX),
         expiry_not_before: Duration::ZERO,
         failing: false,
         lock: Some(lock),
@@ -188,7 +193,7 @@ pub(crate) fn open<R: Record>(
         Drive::Task(tasks) => tasks.spawn("store-commit", committer.run()),
     }
     let log = Log { view: Arc::clone(&view), queue, done: finished };
-    Ok((log, view, recovery))
+    Ok(Opened { log, view, recovery })
 }
 
 /// The number of the snapshot that was read: what is older is superfluous.

@@ -11,7 +11,10 @@ use crate::error::CommitError;
 use crate::limits;
 use crate::transaction::{Committed, Transaction};
 
-pub(crate) type Reply<R> = oneshot::Sender<Result<Committed<R>, CommitError<R>>>;
+/// What became of a transaction.
+pub(crate) type Answer<R> = Result<Committed<R>, CommitError<R>>;
+
+pub(crate) type Reply<R> = oneshot::Sender<Answer<R>>;
 
 pub(crate) enum Command<R> {
     Commit(Transaction<R>, Reply<R>),

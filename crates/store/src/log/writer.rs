@@ -91,6 +91,11 @@ impl Writer {
         self.earlier_bytes + self.offset
     }
 
+    /// Whether nothing was written to the segment yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offset == HEADER_BYTES as u64
+    }
+
     /// Whether the segment is as long as one gets.
     pub(crate) fn is_long(&self) -> bool {
         self.sealed.is_none() && self.offset >= self.roll_at
@@ -163,6 +168,10 @@ impl Writer {
     fn make_next(&mut self, number: u64, base: Revision) -> io::Result<()> {
         let header = self.settings.header(FileKind::Segment, number, base);
         let (file, size) = files::make(&*self.disk, &header, |_| Ok(HEADER_BYTES as u64))?;
+        // Gives back the room that this segment will not need any more; zeros that stay do no harm.
+        if self.sealed.is_none() {
+            let _ = self.file.truncate(self.offset);
+        }
         self.earlier_bytes += self.offset;
         (self.file, self.header, self.offset, self.allocated) = (file, header, size, size);
         self.roll_at = limits::SEGMENT_BYTES_MAX;
