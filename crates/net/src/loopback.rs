@@ -218,15 +218,16 @@ impl Worker {
                 }
                 !stale && !stopper.signal().is_stopped()
             });
-            if !flows.contains_key(&client) {
-                match self.open_flow(&socket, client).await {
-                    Some(flow) => _ = flows.insert(client, flow),
-                    None => continue,
+            let server = match flows.get(&client) {
+                Some((server, _, _)) => server.clone(),
+                None => {
+                    let Some(flow) = self.open_flow(&socket, client).await else { continue };
+                    let server = flow.0.clone();
+                    flows.insert(client, flow);
+                    server
                 }
-            }
-            if let Some((server, _, _)) = flows.get(&client) {
-                let _ = server.send(&buffer[..bytes]).await;
-            }
+            };
+            let _ = server.send(&buffer[..bytes]).await;
         }
     }
 

@@ -218,10 +218,8 @@ async fn what_is_no_plain_question_is_refused_with_its_reason() {
 proptest! {
     #[test]
     fn no_packet_makes_the_server_panic(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
-        if let (Step::Reply(reply), limit) = begin(&zone(3), &packet) {
-            if let Some(bytes) = encode(&reply, limit) {
-                prop_assert!(bytes.len() <= usize::from(limit));
-            }
+        if let (Step::Reply(reply), limit) = begin(&zone(3), &packet) && let Some(bytes) = encode(&reply, limit) {
+            prop_assert!(bytes.len() <= usize::from(limit));
         }
     }
 

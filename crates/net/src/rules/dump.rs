@@ -108,8 +108,11 @@ pub(super) fn programs(socket: &mut Socket, table: &str) -> Result<Vec<(String, 
     Ok(programs)
 }
 
-/// The keys and data of a set's elements, as bytes.
-fn elements(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, NetlinkError> {
+/// An element's key and data, as bytes.
+type Element = (Vec<u8>, Vec<u8>);
+
+/// The elements of a set.
+fn elements(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Element>, NetlinkError> {
     let mut batch = socket.batch();
     batch.message(NFT_MSG_GETSETELEM, NLM_F_DUMP, &header(FAMILY_IPV4), |m| {
         m.string(1, table);
@@ -139,7 +142,7 @@ pub(super) struct Remembered {
 
 /// Which clients are remembered at which endpoints.
 pub(super) fn affinity(socket: &mut Socket, table: &str) -> Result<Vec<Remembered>, NetlinkError> {
-    let remembered = |(key, data): (Vec<u8>, Vec<u8>)| {
+    let remembered = |(key, data): Element| {
         Some(Remembered { frontend: key.get(4..)?.to_vec(), target: read_value(&data)?.to_vec(), key })
     };
     Ok(elements(socket, table, AFFINITY)?.into_iter().filter_map(remembered).collect())

@@ -101,7 +101,7 @@ impl Writer<'_> {
         });
         self.sets();
         self.chain(REJECT_CHAIN, None);
-        self.rule(REJECT_CHAIN, &Rule::new().is_tcp().reject_tcp());
+        self.rule(REJECT_CHAIN, &Rule::new().when_tcp().reject_tcp());
         self.rule(REJECT_CHAIN, &Rule::new().reject());
         self.destination_nat();
         self.source_nat(instance, frame);
@@ -155,7 +155,7 @@ impl Writer<'_> {
         let chain = "nat-postrouting";
         self.base_chain(chain, "nat", HOOK_POSTROUTING, 100);
         self.chain(LEAVING_CHAIN, None);
-        let hairpin = Rule::new().is_in(&[Field::Source, Field::Destination], HAIRPIN).masquerade();
+        let hairpin = Rule::new().when_in(&[Field::Source, Field::Destination], HAIRPIN).masquerade();
         self.rule(chain, &hairpin.comment("a pod reaches itself through its Service"));
         for range in ipv4(&frame.pods) {
             let rule = Rule::new()
@@ -164,7 +164,7 @@ impl Writer<'_> {
                 .verdict(NFT_GOTO, Some(LEAVING_CHAIN));
             self.rule(chain, &rule);
         }
-        let answer_returns = Rule::new().is_dnat().output(&bridge, false).output(&lo, false).masquerade();
+        let answer_returns = Rule::new().when_dnat().output(&bridge, false).output(&lo, false).masquerade();
         self.rule(
             chain,
             &answer_returns.comment("to an endpoint elsewhere, whose answer must come back here"),
@@ -187,7 +187,8 @@ impl Writer<'_> {
             self.rule(chain, &Rule::new().in_range(Field::Source, range, true).verdict(NF_ACCEPT, None));
         }
         for range in ipv4(&frame.filter.guarded) {
-            let rule = Rule::new().in_range(Field::Destination, range, true).is_new().verdict(NF_DROP, None);
+            let rule =
+                Rule::new().in_range(Field::Destination, range, true).when_new().verdict(NF_DROP, None);
             self.rule(chain, &rule.comment("closed to the outside"));
         }
     }
@@ -209,7 +210,7 @@ impl Writer<'_> {
                 self.rule(chain, &rule);
             }
         }
-        let redirect = Rule::new().output(&bridge, true).is_icmp_redirect().verdict(NF_DROP, None);
+        let redirect = Rule::new().output(&bridge, true).when_icmp_redirect().verdict(NF_DROP, None);
         self.rule("filter-output", &redirect.comment("pods reach each other through us alone"));
         if frame.filter.seal_forwarding {
             let ours = Interface::beginning_with(BRIDGE_PREFIX);

@@ -139,7 +139,7 @@ impl Rule {
     }
 
     /// Continues if `fields` are in `set`.
-    pub(super) fn is_in(self, fields: &[Field], set: &str) -> Self {
+    pub(super) fn when_in(self, fields: &[Field], set: &str) -> Self {
         self.load(fields, REG).expression("lookup", |m| {
             m.string(1, set);
             m.be32(2, REG);
@@ -202,22 +202,22 @@ impl Rule {
         masked.compare(if is { CMP_EQ } else { CMP_NEQ }, &network.octets())
     }
 
-    pub(super) fn is_tcp(self) -> Self {
+    pub(super) fn when_tcp(self) -> Self {
         self.meta(META_L4PROTO, REG).compare(CMP_EQ, &[libc::IPPROTO_TCP as u8])
     }
 
-    pub(super) fn is_icmp_redirect(self) -> Self {
+    pub(super) fn when_icmp_redirect(self) -> Self {
         self.meta(META_L4PROTO, REG)
             .compare(CMP_EQ, &[libc::IPPROTO_ICMP as u8])
             .payload(TRANSPORT_HEADER, 0, 1, REG)
             .compare(CMP_EQ, &[ICMP_REDIRECT])
     }
 
-    pub(super) fn is_new(self) -> Self {
+    pub(super) fn when_new(self) -> Self {
         self.ct_bit(CT_STATE, CT_STATE_NEW)
     }
 
-    pub(super) fn is_dnat(self) -> Self {
+    pub(super) fn when_dnat(self) -> Self {
         self.ct_bit(CT_STATUS, CT_STATUS_DNAT)
     }
 
