@@ -3,6 +3,7 @@
 //! They hold facts only: upstream's descriptions are not in the table. Custom resources are not in here; who serves
 //! them adds their documents.
 
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -101,6 +102,29 @@ pub fn v2(server: &str) -> Vec<u8> {
     bearer().write_to(&mut out);
     out.extend_from_slice(b"},\"security\":[{\"BearerToken\":[]}]}");
     out
+}
+
+/// The document of everything in version 2, as gnostic's protobuf.
+pub fn v2_protobuf(server: &str) -> Vec<u8> {
+    let mut out = gnostic::Message::default();
+    out.text(1, "2.0");
+    out.nested(2, |out| gnostic::info(out, &info(server)));
+    out.nested(8, |out| {
+        for (name, value) in paths::of(kinds(), Dialect::V2, |_| true) {
+            out.named(2, &name, |out| gnostic::path_item(out, &value));
+        }
+    });
+    let wanted = schemas::closure(types(), kinds(), |_| true);
+    out.nested(9, |out| {
+        for (name, value) in schemas::of(types(), kinds(), Dialect::V2, &wanted) {
+            if let Value::Object(map) = &value {
+                out.named(1, &name, |out| gnostic::schema(out, map));
+            }
+        }
+    });
+    out.nested(12, |out| out.named(1, "BearerToken", |_| {}));
+    out.nested(13, |out| out.named(1, "BearerToken", |out| gnostic::api_key(out, &bearer())));
+    out.finish()
 }
 
 /// Writes an object member by member, so that no more than one of them is a tree at any time.

@@ -65,3 +65,10 @@ fn documents_are_named_by_their_paths() {
     assert!(paths.contains(&"apis/apps/v1".to_owned()));
     assert_eq!(hash().len(), 16);
 }
+
+#[test]
+fn the_protobuf_of_version_2_begins_as_gnostics() {
+    let bytes = v2_protobuf("v1");
+    assert!(bytes.starts_with(b"\x0a\x032.0\x12\x10\x0a\x0aKubernetes\x12\x02v1\x42"));
+    assert!(bytes.len() > 100_000);
+}
