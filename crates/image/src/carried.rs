@@ -5,7 +5,7 @@
 
 use crate::document::{ImageConfig, Platform};
 use crate::error::Error;
-use crate::layer::{Compression, Writer};
+use crate::layer::{Compression, Layer, Writer};
 use crate::reference::Reference;
 use crate::store::{Origin, Store};
 
@@ -19,21 +19,19 @@ pub const VERSIONS: [&str; 2] = ["v1", "v2"];
 /// Puts the carried images into the store, if they are not there. A name that the user has since given to another
 /// image stays as it is.
 pub async fn install(store: &Store) -> Result<(), Error> {
+    let mut writer = Writer::new(std::io::sink(), Compression::Gzip).map_err(writing)?;
+    fill(&mut writer).map_err(writing)?;
+    let (_, layer) = writer.finish().map_err(writing)?;
     for version in VERSIONS {
         let name: Reference = format!("{REPOSITORY}:{version}").parse()?;
-        install_version(store, &name, version).await?;
+        install_version(store, &name, version, &layer).await?;
     }
     Ok(())
 }
 
-async fn install_version(store: &Store, name: &Reference, version: &str) -> Result<(), Error> {
+async fn install_version(store: &Store, name: &Reference, version: &str, layer: &Layer) -> Result<(), Error> {
     let config = configuration(version);
-    let expected = {
-        let mut writer = Writer::new(std::io::sink(), Compression::Gzip).map_err(writing)?;
-        fill(&mut writer).map_err(writing)?;
-        let (_, layer) = writer.finish().map_err(writing)?;
-        crate::builder::assemble(&config, &[layer])
-    };
+    let expected = crate::builder::assemble(&config, std::slice::from_ref(layer));
     let known = store.find(name);
     let present = known.as_ref().is_some_and(|known| known.manifest == expected.digest);
     if known.is_some_and(|known| known.origin != Origin::Built) {
@@ -43,14 +41,10 @@ async fn install_version(store: &Store, name: &Reference, version: &str) -> Resu
         return Ok(());
     }
     let mut lease = store.lease();
-    let layer = store
-        .blocking(move |store| {
-            let layer = store.write_layer(Compression::Gzip, fill)?;
-            lease.hold(layer.digest);
-            Ok((layer, lease))
-        })
-        .await?;
-    store.build(name, &config, &[layer.0]).await.map(|_| ())
+    lease.hold(layer.digest);
+    let written = store.blocking(|store| store.write_layer(Compression::Gzip, fill)).await?;
+    assert_eq!(&written, layer, "the same entries give the same layer");
+    store.build(name, &config, &[written]).await.map(|_| ())
 }
 
 fn fill<W: std::io::Write>(writer: &mut Writer<W>) -> std::io::Result<()> {

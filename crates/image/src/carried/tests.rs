@@ -232,3 +232,51 @@ fn it_is_its_own_client_by_another_name() {
     assert_eq!(run(&format!("127.0.0.1:{}/healthz", echo.port)).status.code(), Some(22));
     assert_eq!(run("http://127.0.0.1:1/").status.code(), Some(1));
 }
+
+/// Answers one question for `name` with 127.0.0.1, and others with "no such name". Ends with the test's process.
+fn name_server(address: &str, name: &str) {
+    let socket = UdpSocket::bind((address, 53)).unwrap();
+    let labels: Vec<u8> =
+        name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            let question = &buffer[12..count];
+            let known = question.starts_with(&labels) && question[labels.len() + 2] == 1;
+            let code = if known { 0 } else { 3 };
+            let head = [&buffer[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(known), 0, 0, 0, 0]].concat();
+            let record: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 127, 0, 0, 1];
+            let _ =
+                socket.send_to(&[head.as_slice(), question, if known { record } else { &[] }].concat(), from);
+        }
+    });
+}
+
+#[test]
+fn its_client_finds_services_by_the_search_list() {
+    let echo = Echo::start(&[]);
+    let get = echo.folder.path().join("get");
+    std::fs::hard_link(echo.folder.path().join("echo-server"), &get).unwrap();
+    let server = "127.0.0.78";
+    name_server(server, "backend.default.svc.cluster.local");
+    let resolv = echo.folder.path().join("resolv.conf");
+    let search = "search default.svc.cluster.local svc.cluster.local cluster.local";
+    std::fs::write(&resolv, format!("{search}\nnameserver {server}\noptions ndots:5\n")).unwrap();
+    // A mount namespace of its own, so that the machine's own file stays as it is.
+    let run = |host: &str| {
+        let script = format!(
+            "mount --bind {} \"$(readlink -f /etc/resolv.conf)\" && exec {} http://{host}:{}/found",
+            resolv.display(),
+            get.display(),
+            echo.port
+        );
+        Command::new("unshare").args(["--mount", "sh", "-euc", &script]).output().unwrap()
+    };
+    for host in ["backend", "backend.default.svc", "backend.default.svc.cluster.local"] {
+        let output = run(host);
+        assert!(output.status.success(), "{host}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let output = run("frontend");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("frontend is not known"));
+}

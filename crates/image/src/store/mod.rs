@@ -21,6 +21,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -76,6 +77,9 @@ impl Store {
             let path = root.join(folder);
             std::fs::create_dir_all(&path).map_err(Error::storage("making", &path))?;
         }
+        // Layers hold other people's setuid programs, which no user of this machine may reach by path.
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
+            .map_err(Error::storage("closing off", &root))?;
         let lock_path = root.join("lock");
         let lock = File::options()
             .create(true)
