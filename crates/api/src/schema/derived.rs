@@ -28,6 +28,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("core/v1.PodSpec", "core/v1.Pod", pod_spec),
     ("core/v1.PodStatus", "", pod_addresses),
     ("core/v1.ReplicationController", "", controller_labels),
+    ("core/v1.Secret", "", secret_texts),
     ("core/v1.Service", "", service),
     ("core/v1.ServicePort", "", target_port),
     ("core/v1.Volume", "", empty_volume),
@@ -231,6 +232,21 @@ fn name_label(map: &mut Map) {
         return;
     };
     metadata.set(&["labels", "kubernetes.io/metadata.name"], name);
+}
+
+/// What is given as text becomes data, as in upstream's conversion, and is never given back.
+fn secret_texts(map: &mut Map) {
+    let Some(Value::Object(texts)) = map.remove("stringData") else { return };
+    for (key, text) in texts {
+        let encoded = super::base64::text(text.as_str().unwrap_or_default().as_bytes());
+        let data = map.entry("data");
+        if data.is_null() {
+            *data = Value::object();
+        }
+        if let Value::Object(data) = data {
+            data.insert(key, encoded);
+        }
+    }
 }
 
 fn allocatable(map: &mut Map) {

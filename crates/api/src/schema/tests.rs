@@ -166,6 +166,13 @@ fn nulls_in_lists_and_maps_are_zero_values() {
 }
 
 #[test]
+fn texts_of_a_secret_become_data() {
+    let got = whole("core/v1.Secret", r#"{"metadata":{"name":"a"},"data":{"x":""},"stringData":{"a":"b"}}"#);
+    assert_eq!(got.at(&["data"]).unwrap().to_string(), r#"{"a":"Yg==","x":""}"#);
+    assert_eq!(got.at(&["stringData"]), None);
+}
+
+#[test]
 fn yaml_is_read_as_its_json() {
     let json = yaml_to_json(b"apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: a\n").unwrap();
     assert_eq!(
