@@ -12,6 +12,8 @@ pub mod path;
 pub mod proxy;
 pub mod query;
 pub mod serve;
+pub mod spdy;
+pub mod streams;
 pub mod tls;
 pub mod websocket;
 

@@ -121,6 +121,11 @@ impl Channels {
         }
     }
 
+    /// Sends an empty message on `channel`, which tells clients that the streams have begun.
+    pub async fn greet(&self, channel: u8) {
+        let _ = self.outgoing.send(Outgoing::Message(encode(channel, &[], self.layout.encoding))).await;
+    }
+
     /// Comes when the connection is gone.
     pub fn ended(&self) -> Stop {
         self.ended.clone()
