@@ -243,3 +243,78 @@ impl Incoming {
         Ok(Some((number, response, descriptors)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{Container, Exec, Failure, Hello, Limit, Mount, Pair, Setup, Wire};
+
+    fn check(request: Request) {
+        let frame = protocol::frame(7, &request, 2);
+        let head: [u8; HEADER_BYTES] = frame[..HEADER_BYTES].try_into().unwrap();
+        assert_eq!(protocol::header(head), Ok((frame.len() - HEADER_BYTES, 2)));
+        assert_eq!(protocol::body::<Request>(&frame[HEADER_BYTES..]), Ok((7, Ok(request))));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        check(Request::Shutdown(()));
+        check(Request::Hello(Hello { version: 3 }));
+        let pair = Pair { name: "net/x".into(), value: "\u{e9}".into() };
+        check(Request::Setup(Setup {
+            id: "a".into(),
+            new_uts: true,
+            sysctls: vec![pair],
+            ..Setup::default()
+        }));
+        let mut container = Container { name: "c".into(), attempt: 9, input: true, ..Container::default() };
+        container.process.seccomp = vec![1, 2, 3];
+        container.process.limits = vec![Limit { resource: 7, soft: 1, hard: u64::MAX }];
+        container.mounts = vec![Mount { target: "/x".into(), size_bytes: 5, ..Mount::default() }];
+        check(Request::Start(container));
+        check(Request::Exec(Exec { args: vec!["a".into(), String::new()], columns: 80, ..Exec::default() }));
+    }
+
+    #[test]
+    fn newer_and_older_records_understand_each_other() {
+        let mut bytes = Vec::new();
+        Pair { name: "a".into(), value: "b".into() }.put(&mut bytes);
+        // A newer writer adds a field at the end; an older one lacks the last.
+        let mut newer = bytes.clone();
+        newer.extend_from_slice(b"more");
+        newer[0] += 4;
+        let read = |bytes: &[u8]| Pair::get(&mut protocol::Reader::new(bytes)).unwrap();
+        assert_eq!(read(&newer), Pair { name: "a".into(), value: "b".into() });
+        let mut older = bytes[..9].to_vec();
+        older[0] = 5;
+        assert_eq!(read(&older), Pair { name: "a".into(), value: String::new() });
+    }
+
+    #[test]
+    fn an_unknown_word_keeps_its_number_so_that_it_can_be_answered() {
+        let body = [9, 0, 0, 0, 250];
+        assert!(matches!(protocol::body::<Request>(&body), Ok((9, Err(_)))));
+        assert!(protocol::header([255, 255, 255, 255, 0]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic_nor_allocate_what_they_claim(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = protocol::body::<Request>(&bytes);
+            let _ = protocol::body::<Response>(&bytes);
+            let _ = Failure::get(&mut protocol::Reader::new(&bytes));
+        }
+
+        #[test]
+        fn cut_and_flipped_requests_never_panic(cut in 0_usize..300, at in 0_usize..300, bit in 0_u8..8) {
+            let container = Container { name: "c".into(), attempt: 1, mounts: vec![Mount::default()], ..Container::default() };
+            let mut frame = protocol::frame(1, &Request::Start(container), 0);
+            let place = at % frame.len();
+            frame[place] ^= 1 << bit;
+            frame.truncate(cut.min(frame.len()));
+            let _ = protocol::body::<Request>(frame.get(HEADER_BYTES..).unwrap_or_default());
+        }
+    }
+}

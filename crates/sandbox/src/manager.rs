@@ -236,10 +236,11 @@ impl Shared {
     pub(crate) fn clear(&self, id: &str) -> Result<(), Error> {
         let directory = self.directory(id);
         let spec = read_spec(&directory);
-        // Without a specification every parent is looked at: there are few.
-        let parent = spec.map(|spec| spec.cgroup_parent).unwrap_or_default();
         self.tree.remove(&self.tree.process_group(id))?;
-        self.tree.remove(&self.tree.pod_group(&parent, id))?;
+        match spec {
+            Some(spec) => self.tree.remove(&self.pod_group(&spec))?,
+            None => self.tree.remove_wherever(id)?,
+        }
         let shm = directory.join(SHM_DIRECTORY);
         while unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
         match std::fs::remove_dir_all(&directory) {

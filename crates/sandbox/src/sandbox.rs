@@ -71,6 +71,7 @@ pub struct Exec {
     /// Its errors, if asked for and without a terminal.
     pub errors: Option<Stream>,
     number: u32,
+    started_at: jiff::Timestamp,
     ended: oneshot::Receiver<Ended>,
     sandbox: Sandbox,
 }
@@ -196,6 +197,7 @@ impl Sandbox {
             output: stream(plumbing.output)?,
             errors: stream(plumbing.errors)?,
             number: sent.number,
+            started_at: self.0.shared.clock.now(),
             ended: sent.ended,
             sandbox: self.clone(),
         };
@@ -400,7 +402,7 @@ impl Exec {
     /// Waits for its end; an error if the pod process went away before. Cancel-safe: call it again.
     pub async fn ended(&mut self) -> Result<Exit, StartError> {
         let ended = (&mut self.ended).await.map_err(|_| StartError::Lost)?;
-        Ok(Exit::from_wire(&ended, jiff::Timestamp::UNIX_EPOCH))
+        Ok(Exit::from_wire(&ended, self.started_at))
     }
 }
 

@@ -122,6 +122,24 @@ impl Tree {
         Ok(())
     }
 
+    /// Removes the group of a pod whose parent is not known any more.
+    pub fn remove_wherever(&self, id: &str) -> Result<(), Error> {
+        let mut parents = vec![String::new()];
+        while let Some(parent) = parents.pop() {
+            let group = self.pod_group(&parent, id);
+            self.remove(&group)?;
+            for mount in self.layout.pod_mounts() {
+                let below = children(&mount.join(self.pod_group("", &parent)));
+                let names = below.iter().filter_map(|child| child.file_name()?.to_str());
+                // Parents hold pods, pods hold containers: groups with processes of their own are no parents.
+                parents.extend(names.filter(|_| parent.is_empty()).map(str::to_owned));
+            }
+            parents.sort_unstable();
+            parents.dedup();
+        }
+        Ok(())
+    }
+
     /// Where `controller` has the files of `group`.
     pub fn directory(&self, controller: &str, group: &str) -> Option<PathBuf> {
         self.layout.mount_of(controller).map(|mount| mount.join(group))

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Command, Server, is_starting, not_running, refused};
 use crate::connection::Incoming;
-use crate::container::{Attempt, RUNNING};
+use crate::container::{Attempt, ENDED, RUNNING};
 use crate::poller::Source;
 use crate::protocol::{
     Attach, Container, Exec, ExecSignal, Failure, Process, Request, Resize, Response, Signal, Target, reason,
@@ -232,7 +232,7 @@ impl Server {
         else {
             return Response::Done(());
         };
-        if self.attempts[index].lives() {
+        if self.attempts[index].state.phase < ENDED {
             return Response::Failed(refusal("the container still runs"));
         }
         self.attempts.swap_remove(index);
