@@ -98,7 +98,7 @@ pub struct Client {
 /// What a request to upgrade led to.
 pub enum Upgrade {
     /// The server switched protocols.
-    Switched(Response, TokioIo<hyper::upgrade::Upgraded>),
+    Switched(Response, crate::websocket::UpgradedIo),
     /// The server answered otherwise.
     Refused(Response),
 }

@@ -110,7 +110,7 @@ fn over_spdy(stream: impl AsyncRead + AsyncWrite + Send + 'static, context: Cont
 }
 
 async fn over_channels(
-    socket: websocket::Socket<websocket::ServerIo>,
+    socket: websocket::Socket<websocket::UpgradedIo>,
     protocol: &str,
     ports: &[u16],
     context: Context,

@@ -40,7 +40,7 @@ pub fn accept_read_only(
 
 async fn send(
     mut source: impl AsyncRead + Unpin,
-    sender: &mut websocket::Sender<websocket::ServerIo>,
+    sender: &mut websocket::Sender<websocket::UpgradedIo>,
     as_text: bool,
 ) -> Result<(), websocket::Error> {
     let mut buffer = vec![0; READ_MAX_BYTES];

@@ -176,7 +176,7 @@ pub fn accept_remote_command(
 }
 
 async fn over_websocket(
-    socket: websocket::Socket<websocket::ServerIo>,
+    socket: websocket::Socket<websocket::UpgradedIo>,
     protocol: &str,
     wanted: Wanted,
     context: &Context,

@@ -101,8 +101,8 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// The server's end of an upgraded HTTP connection.
-pub type ServerIo = TokioIo<hyper::upgrade::Upgraded>;
+/// An upgraded HTTP connection.
+pub type UpgradedIo = TokioIo<hyper::upgrade::Upgraded>;
 
 /// Accepts a WebSocket in one of the protocols in `spoken` (the empty one is for clients that name none). Gives the
 /// answer to send, the protocol that was chosen, and the socket, which comes once the answer is sent.
@@ -111,7 +111,7 @@ pub fn accept<'s>(
     request: &mut Request,
     spoken: &[&'s str],
 ) -> Result<
-    (Response, &'s str, impl Future<Output = Result<Socket<ServerIo>, hyper::Error>> + Send + use<>),
+    (Response, &'s str, impl Future<Output = Result<Socket<UpgradedIo>, hyper::Error>> + Send + use<>),
     HandshakeError,
 > {
     let offer = Offer::read(request.headers())?;

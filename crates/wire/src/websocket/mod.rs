@@ -5,7 +5,7 @@ mod handshake;
 mod tunnel;
 
 pub use channels::{Channels, Encoding, HalfClose, Layout};
-pub use handshake::{HandshakeError, Offer, ServerIo, accept, request, switched};
+pub use handshake::{HandshakeError, Offer, UpgradedIo, accept, request, switched};
 pub use tunnel::Tunnel;
 
 use bytes::Bytes;

@@ -1,4 +1,5 @@
 //! Servers and clients on the loopback interface.
 
 mod http;
+mod streams;
 mod world;
