@@ -147,8 +147,11 @@ impl Attempt {
         for stream in 0..2 {
             self.close_stream(poller, stream);
         }
-        while !self.attachers.is_empty() {
-            self.remove_attacher(poller, 0);
+        // Whoever has not taken everything yet still gets it, and is removed then.
+        for index in (0..self.attachers.len()).rev() {
+            if self.attachers[index].pending.is_empty() {
+                self.remove_attacher(poller, index);
+            }
         }
         if let Some((report, token)) = self.report.take() {
             poller.remove(report.as_fd(), token);

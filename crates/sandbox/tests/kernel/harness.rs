@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::os::unix::fs::symlink;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +29,12 @@ pub struct World {
 /// Runs a test in a world and checks that nothing of it is left on the machine.
 pub fn run<F: Future<Output = ()>>(test: impl FnOnce(Arc<World>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let world = Arc::new(runtime.block_on(World::new()));
+    let ran = AssertUnwindSafe(|| runtime.block_on(test(Arc::clone(&world))));
+    // A test that fails leaves nothing behind either.
+    let outcome = std::panic::catch_unwind(ran);
     runtime.block_on(async {
-        let world = Arc::new(World::new().await);
         let name = world.config.cgroup_root.clone();
-        test(Arc::clone(&world)).await;
         for adopted in world.open().await.adopt().await.unwrap() {
             match adopted {
                 sandbox::Adopted::Live(sandbox) => sandbox.remove().await.unwrap(),
@@ -49,6 +52,9 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce(Arc<World>) -> F) {
         assert!(waited.is_ok(), "left on the machine: {:?}", traces(&name, &world.config.run_dir));
         std::fs::remove_dir_all(&world.directory).unwrap();
     });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// What a test left on the machine: cgroups, mounts, processes.

@@ -48,6 +48,9 @@ fn an_attempt_is_started_once_whoever_asks() {
         let adopted = world.open().await.adopt().await.unwrap().pop();
         let Some(sandbox::Adopted::Live(other)) = adopted else { panic!("the pod process lives") };
         assert_eq!(other.start(spec.clone()).await.unwrap().state, first.state);
+        while world.log("one").is_empty() {
+            tokio::task::yield_now().await;
+        }
         pod.kill(&spec.attempt).await.unwrap();
         ended(&pod, &spec.attempt).await;
         assert!(pod.start(spec.clone()).await.unwrap().state.exit().is_some());
