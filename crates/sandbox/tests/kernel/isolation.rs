@@ -38,7 +38,7 @@ fn the_hosts_disk_cannot_be_opened_by_a_device_node() {
         });
         for (index, device) in ["c 1 11".to_owned()].into_iter().chain(disk).enumerate() {
             let script = format!(
-                "mknod /tmp/device {device} && echo made; dd if=/tmp/device of=/dev/null bs=1 count=1; echo $?; \
+                "exec 2>&1; mknod /tmp/device {device} && echo made; dd if=/tmp/device of=/dev/null bs=1 count=1; echo $?; \
                  head -c 1 /dev/zero | wc -c"
             );
             let mut spec = world.shell(&format!("device-{index}"), &script);

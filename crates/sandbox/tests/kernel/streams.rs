@@ -43,9 +43,8 @@ fn commands_have_streams_codes_and_signals() {
     run(|world| async move {
         let pod = world.pod("a").await;
         pod.start(world.shell("one", "sleep 1000")).await.unwrap();
-        let said =
-            exec(&pod, "one", &["/bin/sh", "-c", "echo out; echo err >&2; cat /proc/1/comm; exit 4"]).await;
-        assert_eq!(said.unwrap(), (4, "out\nsleep\n".into(), "err\n".into()));
+        let said = exec(&pod, "one", &["/bin/sh", "-c", "echo out; echo err >&2; hostname; exit 4"]).await;
+        assert_eq!(said.unwrap(), (4, "out\nhost-a\n".into(), "err\n".into()));
         let message = exec(&pod, "one", &["nothing"]).await.unwrap_err().to_string();
         assert!(message.contains("no such file"), "{message}");
         let spec = |args: &[&str], terminal| ExecSpec {
