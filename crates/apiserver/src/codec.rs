@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
-use api::interface::WriteOptions;
+use api::interface::{PatchKind, WriteOptions};
+use api::names::GroupVersionKind;
 use api::object::Object;
+use api::schema::{DecodeError, FieldValidation, TypeMeta};
 use api::status::{Cause, Reason, Status};
-use api::value::{Duplicate, Value};
+use api::table::TypeId;
+use api::value::Value;
 
 use crate::caller::Caller;
 use crate::convert;
@@ -15,24 +18,11 @@ use crate::kinds::Kind;
 use crate::limits;
 use crate::storage::Record;
 
-/// How many bytes of a strange body an error shows.
-const SUMMARY_BYTES: usize = 30;
-
-/// How unknown and duplicate fields are taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Strictness {
-    Ignore,
-    Warn,
-    Strict,
-}
-
-impl Strictness {
-    fn of(options: &WriteOptions) -> Self {
-        match options.field_validation.as_str() {
-            "Ignore" => Self::Ignore,
-            "Strict" => Self::Strict,
-            _ => Self::Warn,
-        }
+fn field_validation(options: &WriteOptions) -> FieldValidation {
+    match options.field_validation.as_str() {
+        "Ignore" => FieldValidation::Ignore,
+        "Strict" => FieldValidation::Strict,
+        _ => FieldValidation::Warn,
     }
 }
 
@@ -43,92 +33,77 @@ pub fn decode(
     options: &WriteOptions,
     caller: &Caller<'_>,
 ) -> Result<Value, Status> {
-    let (tree, duplicates) = if Strictness::of(options) == Strictness::Ignore {
-        (api::value::parse(body), Vec::new())
-    } else {
-        match api::value::parse_tracking_duplicates(body) {
-            Ok(parsed) => (Ok(parsed.value), parsed.duplicates),
-            Err(error) => (Err(error), Vec::new()),
-        }
-    };
-    let tree = tree.map_err(|error| unrecognized(kind, &error.to_string(), body))?;
-    decode_tree(kind, tree, options, caller, duplicates)
-}
-
-fn unrecognized(kind: &Kind, why: &str, body: &[u8]) -> Status {
-    let shown = String::from_utf8_lossy(&body[..body.len().min(SUMMARY_BYTES)]).into_owned();
-    let dots = if body.len() > SUMMARY_BYTES { " ..." } else { "" };
-    Status::bad_request(format!(
-        "the object provided is unrecognized (must be of type {}): {why} ({shown}{dots})",
-        kind.kind.kind
-    ))
-}
-
-/// The same for a tree, as a patch makes it.
-pub fn decode_tree(
-    kind: &'static Kind,
-    mut tree: Value,
-    options: &WriteOptions,
-    caller: &Caller<'_>,
-    duplicates: Vec<Duplicate>,
-) -> Result<Value, Status> {
-    check_envelope(kind, &mut tree)?;
-    let strictness = Strictness::of(options);
-    let unknown = api::schema::decode(kind.facts, &mut tree)
-        .map_err(|error| cannot_be_handled(kind, &error.to_string()))?;
-    if strictness != Strictness::Ignore {
-        let problems: Vec<String> = duplicates
-            .into_iter()
-            .map(|duplicate| format!("duplicate field \"{}\"", duplicate.path))
-            .chain(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")))
-            .collect();
-        if strictness == Strictness::Strict && !problems.is_empty() {
-            return Err(cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", "))));
-        }
-        problems.into_iter().for_each(|problem| caller.warn(problem));
-    }
-    api::schema::default(kind.facts, &mut tree);
+    let tree = decode_as(&kind.kind, kind.facts.ty, body, options, caller)?;
     let mut tree = convert::to_stored(kind, tree)?;
     kind.strategy.default(&mut tree);
     Ok(tree)
 }
 
-fn cannot_be_handled(kind: &Kind, why: &str) -> Status {
-    let name = &kind.kind.kind;
-    Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.kind.version))
+/// Reads an object of any kind that the table knows, defaulted: what subresources take.
+pub fn decode_as(
+    kind: &GroupVersionKind,
+    ty: TypeId,
+    body: &[u8],
+    options: &WriteOptions,
+    caller: &Caller<'_>,
+) -> Result<Value, Status> {
+    let said = api::schema::type_meta(body).map_err(|error| unrecognized(kind, &error, body))?;
+    check_envelope(kind, &said)?;
+    let decoded = api::schema::decode(ty, body, field_validation(options)).map_err(|error| match error {
+        DecodeError::Syntax(_) => unrecognized(kind, &error, body),
+        DecodeError::Type(_) | DecodeError::Strict(_) => cannot_be_handled(kind, &error),
+    })?;
+    decoded.warnings.into_iter().for_each(|warning| caller.warn(warning));
+    let mut tree = decoded.value;
+    tree.set(&["apiVersion"], kind.api_version());
+    tree.set(&["kind"], kind.kind.clone());
+    api::schema::apply_defaults(ty, &mut tree);
+    Ok(tree)
+}
+
+/// The type of a kind that no resource serves by itself, as `Scale`.
+pub fn type_of(kind: &GroupVersionKind) -> Result<TypeId, Status> {
+    api::table::types()
+        .of_kind(&kind.group, &kind.version, &kind.kind)
+        .ok_or_else(|| Status::internal(format_args!("the table has no type for {}", kind.kind)))
+}
+
+fn unrecognized(kind: &GroupVersionKind, why: &DecodeError, body: &[u8]) -> Status {
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {why} ({})",
+        kind.kind,
+        api::schema::summary(body)
+    ))
+}
+
+fn cannot_be_handled(kind: &GroupVersionKind, why: &DecodeError) -> Status {
+    let name = &kind.kind;
+    Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
 }
 
 /// `apiVersion` and `kind` may be absent, but not others than the request's.
-fn check_envelope(kind: &Kind, tree: &mut Value) -> Result<(), Status> {
-    if tree.as_object().is_none() {
-        return Err(unrecognized(
-            kind,
-            &format!("json: cannot unmarshal {} into Go value of type runtime.TypeMeta", tree.type_name()),
-            &tree.to_bytes(),
-        ));
-    }
+fn check_envelope(kind: &GroupVersionKind, said: &TypeMeta) -> Result<(), Status> {
     let expected = kind.api_version();
-    let version = tree.str_at(&["apiVersion"]).unwrap_or_default();
-    if !version.is_empty() && version != expected {
+    if !said.kind.is_empty() && said.kind != kind.kind {
+        let (_, version) = api::names::split_api_version(&said.api_version);
         return Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({expected})"
+            "{} in version \"{version}\" cannot be handled as a {}: converting ({version}.{}) to ({}.{}): unknown \
+             conversion",
+            said.kind, kind.kind, said.kind, kind.version, kind.kind
         )));
     }
-    let name = tree.str_at(&["kind"]).unwrap_or_default();
-    if !name.is_empty() && name != kind.kind.kind {
+    if !said.api_version.is_empty() && said.api_version != expected {
         return Err(Status::bad_request(format!(
-            "{name} in version \"{}\" cannot be handled as a {}: converting ({name}) to ({}): unknown conversion",
-            kind.kind.version, kind.kind.kind, kind.kind.kind
+            "the API version in the data ({}) does not match the expected API version ({expected})",
+            said.api_version
         )));
     }
-    tree.set(&["apiVersion"], expected);
-    tree.set(&["kind"], kind.kind.kind.clone());
     Ok(())
 }
 
 /// Writes what upstream writes although it is empty, after strategies have cleared and set fields.
 pub fn complete(kind: &Kind, tree: &mut Value) {
-    api::schema::complete(kind.stored_facts, tree);
+    api::schema::finish(kind.stored_facts.ty, tree);
 }
 
 /// What the table and the rules of metadata say against a new object.
@@ -136,7 +111,7 @@ pub fn validate_create(kind: &Kind, tree: &Value) -> Vec<Cause> {
     let empty = Value::object();
     let metadata = tree.get("metadata").unwrap_or(&empty);
     let mut causes = api::validation::metadata::on_create(metadata, kind.namespaced, kind.name_rule);
-    causes.extend(api::schema::validate(kind.stored_facts, tree));
+    causes.extend(api::schema::validate(kind.stored_facts.ty, tree));
     causes
 }
 
@@ -146,8 +121,7 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str)
     let metadata = |tree: &'_ Value| tree.get("metadata").cloned().unwrap_or_else(|| empty.clone());
     let mut causes = api::validation::metadata::on_update(&metadata(new), &metadata(old));
     if subresource != "status" {
-        causes.extend(api::schema::validate(kind.stored_facts, new));
-        causes.extend(api::schema::validate_update(kind.stored_facts, new, old));
+        causes.extend(api::schema::validate(kind.stored_facts.ty, new));
     }
     causes
 }
@@ -195,3 +169,14 @@ fn of_tree(kind: &Kind, tree: &Value, revision: u64) -> Result<Object, Status> {
 pub fn to_request_version(kind: &'static Kind, tree: &Value) -> Result<Value, Status> {
     if kind.is_stored_version() { Ok(tree.clone()) } else { convert::from_stored(kind, tree.clone()) }
 }
+
+/// Patches a tree in the version of the request. Strategic merges need the table's facts of the kind.
+pub fn patched(kind: &Kind, how: PatchKind, current: Value, patch: &Value) -> Result<Value, Status> {
+    match how {
+        PatchKind::Json => api::patch::json::apply(current, patch),
+        PatchKind::Merge => api::patch::merge::apply(current, patch.clone()),
+        PatchKind::StrategicMerge => api::patch::strategic::apply(current, patch.clone(), kind.facts.ty),
+        PatchKind::Apply => Err(Status::internal("an apply was not refused where it is read")),
+    }
+}
+

@@ -6,8 +6,6 @@ use std::time::Duration;
 pub const BODY_BYTES: usize = 3 * 1024 * 1024;
 /// The largest object that is kept; etcd's limit of a request, which upstream's users know.
 pub const OBJECT_BYTES: usize = 3 * 1024 * 1024 / 2;
-/// How many operations a JSON patch may hold; upstream's `maxJSONPatchOperations`.
-pub const JSON_PATCH_OPERATIONS: usize = 10_000;
 /// Requests that change something and are worked on at once; upstream's `--max-mutating-requests-inflight` and
 /// `--max-requests-inflight` together, for we have no priority levels.
 pub const MUTATING_IN_FLIGHT: usize = 400;
@@ -53,3 +51,5 @@ pub const DELETE_COLLECTION_WORKERS: usize = 8;
 pub const WARNING_BYTES: usize = 256;
 /// Bytes of all warnings of an answer.
 pub const WARNINGS_BYTES: usize = 4096;
+/// How long a connection to a node or pod, and its handshake, may take each.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

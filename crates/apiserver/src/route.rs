@@ -1,6 +1,6 @@
 //! What a request asks for: path and method read as upstream's RequestInfo reads them. Pure.
 
-use api::names::{GroupResource, Resource};
+use api::names::Resource;
 use api::value::Str;
 use http::Method;
 
@@ -39,13 +39,6 @@ pub struct Info {
     pub rest: String,
     /// Whether the path began with the old `/watch/`.
     pub watch_path: bool,
-}
-
-impl Info {
-    /// Group and resource.
-    pub fn group_resource(&self) -> GroupResource {
-        self.resource.group_resource()
-    }
 }
 
 /// Subresources of a namespace, which are no resources in it.

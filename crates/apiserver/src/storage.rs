@@ -185,3 +185,11 @@ impl Lookups for Storage {
 pub fn stored_name(resource: &str, storage_group: &str) -> String {
     GroupResource { group: Str::from(storage_group), resource: resource.into() }.to_string()
 }
+
+impl crate::authz::Graph for Storage {
+    fn pods_on(&self, node: &str) -> Vec<Arc<Object>> {
+        let mut pods = Lookups::list(self, &api::names::PODS, "");
+        pods.retain(|pod| pod.field("spec.nodeName") == Some(node));
+        pods
+    }
+}

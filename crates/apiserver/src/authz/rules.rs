@@ -60,7 +60,17 @@ static RULES: &[Rule] = &[
     ),
     // The controllers run as one identity: what one of them may do, the process could do anyway.
     resources(CONTROLLERS, &["*"], &["*"], &["*"]),
-    resources(SCHEDULER, READ, &["*"], &["*"]),
+    resources(
+        SCHEDULER,
+        READ,
+        &["", "apps", "policy", "storage.k8s.io", "resource.k8s.io", "scheduling.k8s.io"],
+        &[
+            "nodes", "pods", "services", "replicationcontrollers", "namespaces", "persistentvolumes",
+            "persistentvolumeclaims", "replicasets", "statefulsets", "poddisruptionbudgets", "storageclasses",
+            "csinodes", "csidrivers", "csistoragecapacities", "volumeattachments", "deviceclasses", "resourceclaims",
+            "resourceslices", "priorityclasses",
+        ],
+    ),
     resources(SCHEDULER, &["create"], &[""], &["bindings", "pods/binding"]),
     resources(SCHEDULER, &["patch", "update"], &[""], &["pods/status"]),
     resources(SCHEDULER, &["delete"], &[""], &["pods"]),

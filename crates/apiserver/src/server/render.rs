@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::interface::{Answer, List};
 use api::object::Object;
 use api::status::Status;
-use api::value::{Value, write_string};
+use api::value::{Map, Value, write_string};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::StatusCode;
 use wire::{Body, Response};
@@ -34,50 +34,34 @@ pub fn object(kind: &Kind, object: &Arc<Object>, shape: Shape, include: table::I
         Shape::Whole => object.write_json(true, out),
         Shape::Metadata => metadata(object, true, out),
         Shape::Table => {
-            table::write(kind, std::slice::from_ref(object), &ListMeta::of_object(object), include, true, out);
+            // A table of one object says the object's own revision.
+            let meta = list_meta(object.revision(), "", None);
+            table::write(kind, std::slice::from_ref(object), meta, include, true, out);
         }
     }
 }
 
-/// What stands in the metadata of a list.
-pub struct ListMeta<'a> {
-    revision: u64,
-    continue_token: &'a str,
-    remaining: Option<u64>,
-}
-
-impl<'a> ListMeta<'a> {
-    fn of(list: &'a List) -> Self {
-        Self { revision: list.revision, continue_token: &list.continue_token, remaining: list.remaining }
+/// What stands in the metadata of a list. `revision` 0 is none.
+pub fn list_meta(revision: u64, continue_token: &str, remaining: Option<u64>) -> Map {
+    let mut meta = Map::new();
+    if revision > 0 {
+        meta.insert("resourceVersion", revision.to_string());
     }
-
-    /// A table of one object says the object's own revision.
-    pub fn of_object(object: &Object) -> Self {
-        Self { revision: object.revision(), continue_token: "", remaining: None }
+    if !continue_token.is_empty() {
+        meta.insert("continue", continue_token);
     }
-
-    /// Writes it.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{");
-        if self.revision > 0 {
-            out.extend_from_slice(format!("\"resourceVersion\":\"{}\"", self.revision).as_bytes());
-        }
-        if !self.continue_token.is_empty() {
-            out.extend_from_slice(b",\"continue\":");
-            write_string(self.continue_token, out);
-        }
-        if let Some(remaining) = self.remaining {
-            out.extend_from_slice(format!(",\"remainingItemCount\":{remaining}").as_bytes());
-        }
-        out.push(b'}');
+    if let Some(remaining) = remaining {
+        meta.insert("remainingItemCount", i64::try_from(remaining).unwrap_or(i64::MAX));
     }
+    meta
 }
 
 fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<u8> {
     let bytes: usize = list.items.iter().map(|object| object.body().len() + 40).sum();
     let mut out = Vec::with_capacity(bytes + 256);
+    let meta = list_meta(list.revision, &list.continue_token, list.remaining);
     if shape == Shape::Table {
-        table::write(kind, &list.items, &ListMeta::of(list), include, true, &mut out);
+        table::write(kind, &list.items, meta, include, true, &mut out);
         return out;
     }
     out.extend_from_slice(b"{\"kind\":");
@@ -89,7 +73,7 @@ fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<
         write_string(&kind.api_version(), &mut out);
     }
     out.extend_from_slice(b",\"metadata\":");
-    ListMeta::of(list).write(&mut out);
+    Value::from(meta).write_to(&mut out);
     out.extend_from_slice(b",\"items\":[");
     for (index, item) in list.items.iter().enumerate() {
         if index > 0 {
@@ -190,13 +174,6 @@ fn yaml(json: &[u8]) -> Vec<u8> {
     serde_norway::to_string(&tree).map_or_else(|_| json.to_vec(), String::into_bytes)
 }
 
-/// Reads a YAML text as JSON. Of several documents there must be one only.
-pub fn yaml_to_json(text: &[u8]) -> Result<Vec<u8>, Status> {
-    let tree: Value = serde_norway::from_slice(text)
-        .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
-    Ok(tree.to_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,9 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml_goes_both_ways() {
-        assert_eq!(yaml_to_json(b"a: 1\nb: [x]\n").unwrap(), br#"{"a":1,"b":["x"]}"#);
-        assert!(yaml_to_json(b"a: [").is_err());
+    fn yaml_is_written_of_json() {
         assert_eq!(yaml(br#"{"a":1}"#), b"a: 1\n");
     }
 }

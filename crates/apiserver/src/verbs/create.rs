@@ -13,7 +13,7 @@ use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Failure, Record, Storage};
-use crate::strategy::{self, Context, Generation, Strategy};
+use crate::strategy::{self, Context, Generation};
 use crate::{codec, limits, managed};
 
 /// Makes an object of what a client sent.
@@ -58,7 +58,7 @@ pub async fn create_tree(
         });
     }
     let generates = name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
-    managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.storage());
+    managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.now());
     for attempt in 1.. {
         let last = !generates || attempt >= limits::NAME_ATTEMPTS;
         let tree = if last { std::mem::take(&mut object) } else { object.clone() };
@@ -251,9 +251,4 @@ pub fn companion_record(gate: &Gate, kind: &'static Kind, mut object: Value) -> 
     stamp(gate, kind, &mut object);
     codec::complete(kind, &mut object);
     codec::record(kind, &object)
-}
-
-/// Whether a strategy must run alone; used by [`Gate::exclusive`].
-pub fn runs_alone(strategy: &dyn Strategy) -> bool {
-    strategy.is_exclusive()
 }

@@ -143,7 +143,7 @@ impl Change<'_> {
         }
         self.split(new, old);
         let manager = self.caller.manager(&self.options.field_manager);
-        managed::on_update(kind, new, old, manager, subresource, storage);
+        managed::on_update(kind, new, old, manager, subresource, gate.now());
         self.admit(new, old, stored, storage)?;
         keep_metadata(new, old);
         if subresource == "status" {

@@ -1,0 +1,1 @@
+//! What must be there before anybody comes: upstream's bootstrap objects.

@@ -1,0 +1,176 @@
+//! Kinds that are questions: created, answered, never kept.
+
+use std::sync::Arc;
+
+use api::interface::{Answer, Target, WriteOptions};
+use api::json;
+use api::object::Object;
+use api::status::Status;
+use api::value::{Map, Str, Value};
+
+use crate::authz::{self, Attributes};
+use crate::caller::Caller;
+use crate::gate::Gate;
+use crate::identity::Identity;
+use crate::kinds::Kind;
+use crate::verbs::{Outcome, method_not_allowed, timestamp};
+use crate::{codec, subresource};
+
+/// Answers a question.
+pub async fn create(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    body: &[u8],
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    if kind.facts.kind == "Binding" {
+        return subresource::create_binding(gate, caller, target, body, options).await;
+    }
+    let mut review = codec::decode(kind, body, options, caller)?;
+    let status = match kind.facts.kind {
+        "TokenReview" => token(gate, &review),
+        "SubjectAccessReview" => access(gate, &subject(&review)?, &review)?,
+        "LocalSubjectAccessReview" => {
+            let asked = review.str_at(&["spec", "resourceAttributes", "namespace"]).unwrap_or_default();
+            if asked != target.namespace.as_str() {
+                return Err(Status::bad_request(format!(
+                    "spec.resourceAttributes.namespace must match namespace: {asked}"
+                )));
+            }
+            access(gate, &subject(&review)?, &review)?
+        }
+        "SelfSubjectAccessReview" => access(gate, caller.identity, &review)?,
+        "SelfSubjectRulesReview" => rules(caller.identity),
+        "SelfSubjectReview" => json!({"userInfo": (user_info(caller.identity))}),
+        _ => return Err(method_not_allowed()),
+    };
+    review.set(&["status"], status);
+    if kind.facts.kind == "SelfSubjectReview" {
+        review.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
+    }
+    codec::complete(kind, &mut review);
+    let object = Object::from_body(
+        Arc::clone(&kind.kind),
+        0,
+        named(&review).into(),
+        Vec::new(),
+    );
+    Ok(Outcome::created(Answer::Object(Arc::new(object.map_err(Status::internal)?))))
+}
+
+/// The body of a review; objects need a name, reviews have an empty one that is not shown.
+fn named(review: &Value) -> Vec<u8> {
+    Object::body_of(review)
+}
+
+/// Whether somebody may do what a review asks.
+fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Status> {
+    let text = |path: &[&str]| Str::from(review.str_at(path).unwrap_or_default());
+    let of = |key: &str| text(&["spec", "resourceAttributes", key]);
+    let resource = review.at(&["spec", "resourceAttributes"]).is_some();
+    let path = review.at(&["spec", "nonResourceAttributes"]).is_some();
+    if resource == path {
+        let why = if resource {
+            "cannot be specified in combination with resourceAttributes"
+        } else {
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        };
+        return Err(Status::bad_request(format!("spec.nonResourceAttributes: {why}")));
+    }
+    let (verb, group, name, namespace) = (of("verb"), of("group"), of("name"), of("namespace"));
+    let (plural, sub) = (of("resource"), of("subresource"));
+    let (path_verb, path) =
+        (text(&["spec", "nonResourceAttributes", "verb"]), text(&["spec", "nonResourceAttributes", "path"]));
+    let attributes = if resource {
+        Attributes::Resource {
+            verb: &verb,
+            group: &group,
+            resource: &plural,
+            namespace: &namespace,
+            name: &name,
+            subresource: &sub,
+            field_selector: "",
+        }
+    } else {
+        Attributes::Path { verb: &path_verb, path: &path }
+    };
+    let decision = authz::authorize(identity, &attributes, gate.storage());
+    let mut status = json!({"allowed": (decision.allowed)});
+    if !decision.reason.is_empty() {
+        status.set(&["reason"], decision.reason);
+    }
+    Ok(status)
+}
+
+/// Whom a SubjectAccessReview asks about.
+fn subject(review: &Value) -> Result<Identity, Status> {
+    let user = review.str_at(&["spec", "user"]).unwrap_or_default();
+    let groups: Vec<Str> =
+        review.array_at(&["spec", "groups"]).iter().filter_map(|group| group.as_str().map(Str::from)).collect();
+    if user.is_empty() && groups.is_empty() {
+        return Err(Status::bad_request("spec.user: at least one of user or group must be specified"));
+    }
+    Ok(Identity {
+        name: user.into(),
+        uid: review.str_at(&["spec", "uid"]).unwrap_or_default().into(),
+        groups,
+        ..Identity::default()
+    })
+}
+
+fn token(gate: &Gate, review: &Value) -> Value {
+    let token = review.str_at(&["spec", "token"]).unwrap_or_default();
+    let mut audiences: Vec<String> = review
+        .array_at(&["spec", "audiences"])
+        .iter()
+        .filter_map(|audience| audience.as_str().map(str::to_owned))
+        .collect();
+    if audiences.is_empty() {
+        audiences = gate.authenticator().audiences().to_vec();
+    }
+    match gate.authenticator().identity_of_token(token, &audiences, gate.storage()) {
+        Some((identity, audiences)) => json!({
+            "authenticated": true, "user": (user_info(&identity)), "audiences": audiences
+        }),
+        None => json!({"user": {}, "error": "[invalid bearer token]"}),
+    }
+}
+
+fn user_info(identity: &Identity) -> Value {
+    let mut info = Map::new();
+    info.insert("username", identity.name.clone());
+    if !identity.uid.is_empty() {
+        info.insert("uid", identity.uid.clone());
+    }
+    if !identity.groups.is_empty() {
+        info.insert("groups", identity.groups.clone());
+    }
+    if !identity.extra.is_empty() {
+        let extra: Map = identity.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
+        info.insert("extra", extra);
+    }
+    info.into()
+}
+
+/// The rules that hold for somebody, as `kubectl auth can-i --list` shows them.
+fn rules(identity: &Identity) -> Value {
+    let mut resources = Vec::new();
+    let mut paths = Vec::new();
+    if identity.is_in(crate::identity::MASTERS) {
+        resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    for rule in authz::rules_for(identity) {
+        let verbs = rule.verbs.to_vec();
+        if rule.paths.is_empty() {
+            resources.push(json!({
+                "verbs": verbs, "apiGroups": (rule.groups.to_vec()), "resources": (rule.resources.to_vec())
+            }));
+        } else {
+            paths.push(json!({"verbs": verbs, "nonResourceURLs": (rule.paths.to_vec())}));
+        }
+    }
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+}

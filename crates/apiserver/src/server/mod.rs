@@ -1,0 +1,340 @@
+//! HTTP in, HTTP out: reads a request, sends it down the pipeline, and writes what comes back.
+
+pub mod health;
+pub mod render;
+mod watching;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use api::interface::{Call, Collection, PatchKind, Target};
+use api::print::IncludeObject;
+use api::status::{Reason, Status};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, USER_AGENT};
+use http::{Method, StatusCode};
+use sha2::Digest as _;
+use wire::serve::ConnectionInfo;
+use wire::{Body, Request, Response};
+
+use crate::authz::Attributes;
+use crate::caller::Caller;
+use crate::gate::Gate;
+use crate::identity::Identity;
+use crate::inprocess::authorize;
+use crate::kinds::Kind;
+use crate::negotiate::{self, Accepted, Endpoint, Media, Shape, negotiate};
+use crate::query::{self, Query};
+use crate::route::{Info, Route, route};
+use crate::subresource::connect;
+use crate::table::Include;
+use crate::{discovery, kinds, limits, openapi, verbs};
+
+pub use health::GIT_VERSION;
+
+/// What a failure is written in when nothing could be agreed on.
+const PLAIN: Accepted = Accepted { media: Media::Json, shape: Shape::Whole };
+
+/// What all of one request's handling shares.
+struct Exchange<'a> {
+    gate: &'a Arc<Gate>,
+    identity: &'a Identity,
+    headers: &'a HeaderMap,
+    query: Query<'a>,
+    pretty: bool,
+}
+
+impl Gate {
+    /// Answers one request over HTTP: the service of a [`wire::serve::Server`].
+    pub async fn handle(self: &Arc<Self>, request: Request, connection: Arc<ConnectionInfo>) -> Response {
+        let accept = request.headers().get(ACCEPT).cloned();
+        let handling = AssertUnwindSafe(answer(self, request, &connection)).catch_unwind();
+        match handling.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => {
+                let accept = accept.as_ref().and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+                let accepted = negotiate(accept, Endpoint::Plain, false).unwrap_or(PLAIN);
+                render::failure(&status, Accepted { shape: Shape::Whole, ..accepted }, false)
+            }
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(ToString::to_string)
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                tracing::error!(message, "a request panicked; this is a bug");
+                let status = Status::internal("this request panicked the server; its log says where");
+                render::failure(&status, PLAIN, false)
+            }
+        }
+    }
+}
+
+async fn answer(gate: &Arc<Gate>, request: Request, connection: &ConnectionInfo) -> Result<Response, Status> {
+    let identity = gate.authenticator().identify(request.headers(), connection, gate.storage())?;
+    let uri = request.uri().clone();
+    let query = Query::new(uri.query().unwrap_or_default());
+    let route = route(request.method(), uri.path(), &query);
+    let headers = request.headers().clone();
+    let pretty = is_pretty(&headers, query);
+    let exchange = Exchange { gate, identity: &identity, headers: &headers, query, pretty };
+    match route {
+        Route::Other { verb, path } => exchange.other(&verb, &path),
+        Route::Resource(info) => exchange.resource(request, &info, uri.query().unwrap_or_default()).await,
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: http::header::HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// People get indented answers: those who ask, and those who come with a tool for people.
+fn is_pretty(headers: &HeaderMap, query: Query<'_>) -> bool {
+    if let Some(pretty) = query.get("pretty").filter(|pretty| !pretty.is_empty()) {
+        return matches!(pretty.as_ref(), "1" | "t" | "T" | "TRUE" | "true" | "True");
+    }
+    let agent = header(headers, USER_AGENT);
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|tool| agent.starts_with(tool))
+}
+
+/// A strong tag of some bytes.
+pub fn etag(bytes: &[u8]) -> String {
+    let digest = sha2::Sha512::digest(bytes);
+    digest.iter().take(32).map(|byte| format!("{byte:02X}")).collect()
+}
+
+impl Exchange<'_> {
+    /// Paths that are no resources.
+    fn other(&self, verb: &str, path: &str) -> Result<Response, Status> {
+        authorize(self.gate, self.identity, &Attributes::Path { verb, path })?;
+        if let Some(response) = health::health(path, self.query, self.gate.stop().is_stopped()) {
+            return Ok(response);
+        }
+        let accept = header(self.headers, ACCEPT);
+        if let Some(document) = discovery::document(path, accept, self.gate.advertised()) {
+            return Ok(self.discovered(document, accept));
+        }
+        if let Some(response) = openapi::respond(path, self.headers, self.query) {
+            return Ok(response);
+        }
+        match path.trim_end_matches('/') {
+            "/version" => Ok(health::version(true)),
+            "/.well-known/openid-configuration" => Ok(self.issuer()),
+            "/openid/v1/jwks" => {
+                let keys = self.gate.authenticator().keys().key_set();
+                Ok(render::response(200, Media::Json, self.pretty, keys.to_bytes()))
+            }
+            "" => Ok(self.index()),
+            _ => Ok(render::text(404, "404 page not found\n")),
+        }
+    }
+
+    fn discovered(&self, document: discovery::Document, accept: &str) -> Response {
+        if !document.etag.is_empty() {
+            let quoted = format!("\"{}\"", document.etag);
+            let mut response = if header(self.headers, IF_NONE_MATCH) == quoted {
+                let mut response = Response::new(Body::Empty);
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            } else {
+                Response::new(Body::from(document.body))
+            };
+            let headers = response.headers_mut();
+            if let Ok(value) = HeaderValue::from_str(&quoted) {
+                headers.insert(ETAG, value);
+            }
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(document.content_type));
+            headers.insert(http::header::VARY, HeaderValue::from_static("Accept"));
+            return wire::compress::response(self.headers, response, wire::compress::LEVEL);
+        }
+        let media = negotiate(accept, Endpoint::Plain, false).map_or(Media::Json, |accepted| accepted.media);
+        render::response(200, media, self.pretty, document.body.to_vec())
+    }
+
+    fn issuer(&self) -> Response {
+        let issuer = self.gate.authenticator().issuer();
+        let document = api::json!({
+            "issuer": issuer,
+            "jwks_uri": (format!("https://{}/openid/v1/jwks", self.gate.advertised())),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256", "ES256"]
+        });
+        render::response(200, Media::Json, self.pretty, document.to_bytes())
+    }
+
+    /// `/`: what paths there are.
+    fn index(&self) -> Response {
+        let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+        for group in api::table::kinds().groups().iter().filter(|group| !group.name.is_empty()) {
+            paths.push(format!("/apis/{}", group.name));
+            paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
+        }
+        let others = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+        paths.extend(others.map(str::to_owned));
+        let document = api::json!({"paths": paths});
+        render::response(200, Media::Json, true, document.to_bytes())
+    }
+
+    async fn resource(&self, request: Request, info: &Info, raw_query: &str) -> Result<Response, Status> {
+        if info.verb.is_empty() {
+            return Err(verbs::method_not_allowed());
+        }
+        self.authorize(info)?;
+        let kind = kinds::require(&info.resource)?;
+        if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
+            let _slot = slot(&self.gate.watching)?;
+            return connect::connect(self.gate, info, request, raw_query).await;
+        }
+        if info.verb == "watch" {
+            let slot = slot(&self.gate.watching)?;
+            return watching::respond(self, kind, info, slot);
+        }
+        let mutating = !matches!(info.verb, "get" | "list");
+        let _slot = slot(if mutating { &self.gate.mutating } else { &self.gate.reading })?;
+        let work = self.call(request, info, kind);
+        self.gate.clock().timeout(limits::REQUEST_TIMEOUT, work).await.unwrap_or_else(|| {
+            Err(Status::new(
+                Reason::Timeout,
+                "Timeout: request did not complete within the allotted timeout; the write may still happen",
+            ))
+        })
+    }
+
+    fn authorize(&self, info: &Info) -> Result<(), Status> {
+        let selector = self.query.text("fieldSelector");
+        // Streams into containers are creations for upstream's rules when they are posted, reads when they are got.
+        let attributes = Attributes::Resource {
+            verb: info.verb,
+            group: &info.resource.group,
+            resource: &info.resource.resource,
+            namespace: &info.namespace,
+            name: &info.name,
+            subresource: &info.subresource,
+            field_selector: &selector,
+        };
+        authorize(self.gate, self.identity, &attributes)
+    }
+
+    async fn call(&self, request: Request, info: &Info, kind: &'static Kind) -> Result<Response, Status> {
+        let is_list = matches!(info.verb, "list");
+        let accepted = negotiate(header(self.headers, ACCEPT), Endpoint::Objects, is_list)?;
+        let include = self.include(accepted)?;
+        let (parts, body) = request.into_parts();
+        let body = read_body(body).await?;
+        let call = self.to_call(&parts.method, info, kind, body)?;
+        let caller = Caller::new(self.identity, header(self.headers, USER_AGENT));
+        let outcome = verbs::call(self.gate, &caller, &call).await;
+        let warnings = caller.take_warnings();
+        let mut response = match outcome {
+            Ok(outcome) => {
+                let json = render::answer(kind, &outcome.answer, accepted.shape, include);
+                render::response(outcome.code, accepted.media, self.pretty, json)
+            }
+            Err(status) => render::failure(&status, accepted, self.pretty),
+        };
+        for warning in warnings {
+            let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                response.headers_mut().append(http::header::WARNING, value);
+            }
+        }
+        Ok(wire::compress::response(self.headers, response, wire::compress::LEVEL_FAST))
+    }
+
+    fn include(&self, accepted: Accepted) -> Result<Include, Status> {
+        let object = if accepted.shape == Shape::Table {
+            let word = self.query.text("includeObject");
+            IncludeObject::parse(&word).ok_or_else(|| {
+                Status::bad_request(format!(
+                    "unrecognized includeObject value: \"{word}\"; use None, Metadata or Object"
+                ))
+            })?
+        } else {
+            IncludeObject::Metadata
+        };
+        Ok(Include { object, now: self.gate.now() })
+    }
+
+    fn to_call(&self, method: &Method, info: &Info, kind: &Kind, body: Bytes) -> Result<Call, Status> {
+        let query = self.query;
+        // The name of a namespace is its namespace in URLs; its key has none.
+        let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
+        let target = || Target::new(&info.resource, namespace, &info.name).subresource(&info.subresource);
+        let collection = || Collection::new(&info.resource, namespace);
+        let content_type = header(self.headers, CONTENT_TYPE);
+        Ok(match info.verb {
+            "get" => Call::Get(target(), query::get_options(query)),
+            "list" => Call::List(collection(), query::list_options(query)?),
+            "create" => Call::Create(target(), to_json(content_type, body)?, query::write_options(query, "CreateOptions")?),
+            "update" => Call::Update(target(), to_json(content_type, body)?, query::write_options(query, "UpdateOptions")?),
+            "patch" => {
+                let (how, body) = patch_of(content_type, body)?;
+                Call::Patch(target(), how, body, query::write_options(query, "PatchOptions")?)
+            }
+            "delete" if !info.subresource.is_empty() => return Err(verbs::method_not_allowed()),
+            "delete" => Call::Delete(target(), query::delete_options(query, options_body(content_type, body)?.as_ref())?),
+            "deletecollection" => Call::DeleteCollection(
+                collection(),
+                query::list_options(query)?,
+                query::delete_options(query, options_body(content_type, body)?.as_ref())?,
+            ),
+            _ => {
+                tracing::debug!(%method, "no verb for a method");
+                return Err(verbs::method_not_allowed());
+            }
+        })
+    }
+}
+
+/// A place among the requests that are worked on, or 429.
+fn slot(places: &Arc<tokio::sync::Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        Status::too_many_requests("Too many requests, please try again later.", limits::RETRY_AFTER_SECONDS)
+    })
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Status> {
+    wire::body::read(body, limits::BODY_BYTES).await.map_err(|error| match error {
+        wire::body::ReadError::TooLarge { limit_bytes } => Status::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {limit_bytes}"),
+        ),
+        wire::body::ReadError::Broken(_) => Status::bad_request(error.to_string()),
+    })
+}
+
+/// The body as JSON.
+fn to_json(content_type: &str, body: Bytes) -> Result<Bytes, Status> {
+    match negotiate::body_media(content_type)? {
+        Media::Json => Ok(body),
+        Media::Yaml => api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| {
+            Status::bad_request(format!("the object provided is unrecognized: {error} ({})", api::schema::summary(&body)))
+        }),
+    }
+}
+
+/// The body of a deletion; none is allowed.
+fn options_body(content_type: &str, body: Bytes) -> Result<Option<api::value::Value>, Status> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let json = to_json(content_type, body)?;
+    api::value::parse(&json).map(Some).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// The sort of patch, by its media type, and its body as JSON.
+fn patch_of(content_type: &str, body: Bytes) -> Result<(PatchKind, Bytes), Status> {
+    let name = content_type.split(';').next().unwrap_or_default().trim();
+    for how in [PatchKind::Json, PatchKind::Merge, PatchKind::StrategicMerge, PatchKind::Apply] {
+        if how.media_type() == name {
+            return Ok((how, body));
+        }
+    }
+    Err(Status::new(
+        Reason::UnsupportedMediaType,
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+    ))
+}

@@ -1,0 +1,138 @@
+//! `pods/binding`: the scheduler's word, which gives a pod its node once and for all.
+
+use api::interface::{Target, WriteOptions};
+use api::json;
+use api::status::Status;
+use api::value::Value;
+
+use super::success;
+use crate::caller::Caller;
+use crate::codec;
+use crate::gate::Gate;
+use crate::kinds::Kind;
+use crate::storage::{Failure, Record, Storage};
+use crate::verbs::{Outcome, contended, timestamp};
+use crate::limits;
+use store::{Expectation, Revision, Transaction};
+
+/// Binds a pod.
+pub(super) async fn create(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    body: &[u8],
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    let gvk = api::names::GroupVersionKind::parse("v1", "Binding");
+    let binding = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
+    let name = &target.name;
+    if binding.str_at(&["metadata", "name"]).unwrap_or_default() != name.as_str() {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let node = binding.str_at(&["target", "name"]).unwrap_or_default();
+    if node.is_empty() {
+        return Err(Status::internal("target.name: Required value"));
+    }
+    if !matches!(binding.str_at(&["target", "kind"]), None | Some("" | "Node")) {
+        return Err(Status::internal("target.kind: Unsupported value: supported values: \"Node\", \"<empty>\""));
+    }
+    let storage = gate.storage();
+    let namespace = if target.namespace.is_empty() {
+        binding.str_at(&["metadata", "namespace"]).unwrap_or_default()
+    } else {
+        &target.namespace
+    };
+    for _ in 0..limits::WRITE_RETRIES {
+        let stored = storage.require(kind, namespace, name)?;
+        let old = stored.to_tree();
+        let mut pod = old.clone();
+        assign(&mut pod, &binding, node, &timestamp(gate.now()))
+            .map_err(|why| conflict(kind, name, &why))?;
+        if options.dry_run {
+            return Ok(Outcome::created(success()));
+        }
+        codec::complete(kind, &mut pod);
+        if let Some(generation) = old.int_at(&["metadata", "generation"]) {
+            pod.set(&["metadata", "generation"], generation);
+        }
+        let expect = Expectation::Modified(Revision(stored.revision()));
+        let transaction =
+            Transaction::new().put(Storage::key(kind, namespace, name), expect, Record::new(kind, &pod));
+        match storage.commit(transaction).await {
+            Ok(_) => return Ok(Outcome::created(success())),
+            Err(Failure::Conflict { .. }) => {}
+            Err(Failure::Status(status)) => return Err(status),
+        }
+    }
+    Err(contended(kind, name))
+}
+
+fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
+    let about =
+        api::names::GroupResource { group: kind.group_resource.group.clone(), resource: "pods/binding".into() };
+    Status::conflict(&about, name, why)
+}
+
+/// Gives the pod its node, or says why not. Pure.
+fn assign(pod: &mut Value, binding: &Value, node: &str, now: &str) -> Result<(), String> {
+    let name = pod.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+    for key in ["uid", "resourceVersion"] {
+        let wanted = binding.str_at(&["metadata", key]).unwrap_or_default();
+        let present = pod.str_at(&["metadata", key]).unwrap_or_default();
+        if !wanted.is_empty() && wanted != present {
+            return Err(format!("Precondition failed: {key} in precondition: {wanted}, {key} in object meta: {present}"));
+        }
+    }
+    if pod.at(&["metadata", "deletionTimestamp"]).is_some() {
+        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
+    }
+    if let Some(other) = pod.str_at(&["spec", "nodeName"]).filter(|other| !other.is_empty()) {
+        return Err(format!("pod {name} is already assigned to node \"{other}\""));
+    }
+    if !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
+        return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    pod.set(&["spec", "nodeName"], node);
+    pod.remove(&["status", "nominatedNodeName"]);
+    for member in ["annotations", "labels"] {
+        for (key, value) in binding.at(&["metadata", member]).and_then(Value::as_object).into_iter().flat_map(|map| map.iter()) {
+            pod.set(&["metadata", member, key], value.clone());
+        }
+    }
+    let mut conditions = pod.array_at(&["status", "conditions"]).to_vec();
+    let scheduled = conditions.iter_mut().find(|condition| condition.str_at(&["type"]) == Some("PodScheduled"));
+    match scheduled {
+        Some(condition) if condition.str_at(&["status"]) == Some("True") => {}
+        Some(condition) => {
+            *condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+        }
+        None => conditions.push(
+            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}),
+        ),
+    }
+    pod.set(&["status", "conditions"], conditions);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let mut pod = json!({"metadata": {"name": "p", "uid": "1"}, "spec": {}});
+        let binding = json!({"metadata": {"name": "p", "uid": "1"}, "target": {"name": "a"}});
+        assign(&mut pod, &binding, "a", "now").unwrap();
+        assert_eq!(pod.str_at(&["spec", "nodeName"]), Some("a"));
+        let why = assign(&mut pod, &binding, "b", "now").unwrap_err();
+        assert_eq!(why, "pod p is already assigned to node \"a\"");
+    }
+
+    #[test]
+    fn another_pod_of_the_same_name_is_not_bound() {
+        let mut pod = json!({"metadata": {"name": "p", "uid": "2"}, "spec": {}});
+        let binding = json!({"metadata": {"name": "p", "uid": "1"}, "target": {"name": "a"}});
+        assert!(assign(&mut pod, &binding, "a", "now").unwrap_err().contains("Precondition"));
+    }
+}

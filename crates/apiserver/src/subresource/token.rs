@@ -1,0 +1,137 @@
+//! `serviceaccounts/token`: a token for an account, which lives and dies with what it is bound to.
+
+use std::sync::Arc;
+
+use api::interface::{Answer, Target, WriteOptions};
+use api::names::{self, GroupVersionKind};
+use api::object::Object;
+use api::status::{Cause, Status};
+use api::value::{Str, Value};
+
+use crate::authn::{Binding, Request};
+use crate::caller::Caller;
+use crate::codec;
+use crate::gate::Gate;
+use crate::kinds::Kind;
+use crate::limits;
+use crate::lookups::Lookups as _;
+use crate::verbs::{Outcome, timestamp};
+
+/// Gives a token.
+pub(super) fn create(
+    gate: &Gate,
+    caller: &Caller<'_>,
+    kind: &'static Kind,
+    target: &Target,
+    body: &[u8],
+    options: &WriteOptions,
+) -> Result<Outcome, Status> {
+    let gvk = GroupVersionKind::parse("authentication.k8s.io/v1", "TokenRequest");
+    let mut tree = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
+    let account = gate.storage().require(kind, &target.namespace, &target.name)?;
+    let mut audiences: Vec<String> = tree
+        .array_at(&["spec", "audiences"])
+        .iter()
+        .filter_map(|audience| audience.as_str().map(str::to_owned))
+        .collect();
+    if audiences.is_empty() {
+        audiences = gate.authenticator().audiences().to_vec();
+    }
+    let seconds = tree.int_at(&["spec", "expirationSeconds"]).unwrap_or(limits::TOKEN_DEFAULT_SECONDS);
+    check_seconds(seconds)?;
+    let bindings = bindings(gate, target, &tree)?;
+    let node = caller.identity.node_name();
+    if node.is_some() && !bindings.iter().any(|binding| binding.kind == "pod") {
+        return Err(Status::forbidden(
+            &kind.group_resource,
+            &target.name,
+            "node requested token not bound to a pod; ask for one that is bound to a pod of the node",
+        ));
+    }
+    let request = Request {
+        namespace: &target.namespace,
+        name: &target.name,
+        uid: account.uid(),
+        audiences: &audiences,
+        seconds,
+        bindings: &bindings,
+    };
+    let now = gate.now();
+    let token = gate.authenticator().issue(&request, now, &gate.random().uuid())?;
+    let expires = timestamp(now + jiff::SignedDuration::from_secs(seconds));
+    tree.set(&["metadata", "name"], target.name.clone());
+    tree.set(&["metadata", "namespace"], target.namespace.clone());
+    tree.set(&["metadata", "creationTimestamp"], timestamp(now));
+    tree.set(&["spec", "audiences"], audiences);
+    tree.set(&["spec", "expirationSeconds"], seconds);
+    if tree.at(&["spec", "boundObjectRef"]).is_none() {
+        tree.set(&["spec", "boundObjectRef"], Value::Null);
+    }
+    tree.set(&["status", "token"], token);
+    tree.set(&["status", "expirationTimestamp"], expires);
+    let object = Object::from_tree(&tree).map_err(Status::internal)?;
+    Ok(Outcome::created(Answer::Object(Arc::new(object))))
+}
+
+fn check_seconds(seconds: i64) -> Result<(), Status> {
+    if limits::TOKEN_SECONDS.contains(&seconds) {
+        return Ok(());
+    }
+    let why = if seconds < *limits::TOKEN_SECONDS.start() {
+        "may not specify a duration less than 10 minutes"
+    } else {
+        "may not specify a duration larger than 2^32 seconds"
+    };
+    Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![Cause {
+        reason: "FieldValueInvalid".into(),
+        message: format!("Invalid value: {seconds}: {why}"),
+        field: "spec.expirationSeconds".into(),
+    }]))
+}
+
+/// What the token is bound to: a pod (and with it its node), a secret or a node.
+fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, Status> {
+    let Some(reference) = tree.at(&["spec", "boundObjectRef"]).filter(|reference| !reference.is_null()) else {
+        return Ok(Vec::new());
+    };
+    let text = |key: &str| reference.str_at(&[key]).unwrap_or_default();
+    let (name, uid) = (text("name"), text("uid"));
+    let (kind, resource, namespace) = match (text("apiVersion"), text("kind")) {
+        ("v1", "Pod") => ("pod", &names::PODS, target.namespace.as_str()),
+        ("v1", "Secret") => ("secret", &names::SECRETS, target.namespace.as_str()),
+        ("v1", "Node") => ("node", &names::NODES, ""),
+        (version, kind) => {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount \"{}\" to object of type {version}, Kind={kind}",
+                target.name
+            )));
+        }
+    };
+    let object = gate
+        .storage()
+        .get(resource, namespace, name)
+        .ok_or_else(|| Status::not_found(&resource.group_resource(), name))?;
+    if !uid.is_empty() && uid != object.uid() {
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+             been deleted and then recreated"
+        );
+        return Err(Status::conflict(&resource.group_resource(), name, &why));
+    }
+    let mut bindings = vec![Binding { kind, name: name.into(), uid: object.uid().into() }];
+    if kind == "pod" {
+        let pod = object.to_tree();
+        let account = pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default();
+        if account != target.name.as_str() {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+                target.name
+            )));
+        }
+        if let Some(node) = pod.str_at(&["spec", "nodeName"]).filter(|node| !node.is_empty()) {
+            let uid = gate.storage().get(&names::NODES, "", node).map(|node| Str::from(node.uid()));
+            bindings.push(Binding { kind: "node", name: node.into(), uid: uid.unwrap_or_default() });
+        }
+    }
+    Ok(bindings)
+}
