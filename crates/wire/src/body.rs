@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A message body. The common ones (empty, one buffer) need no heap block.
+#[derive(Default)]
 pub enum Body {
     /// No bytes.
+    #[default]
     Empty,
     /// One buffer, sent with its length.
     Full(Bytes),
@@ -52,12 +54,6 @@ impl Body {
     /// A body that is polled from a stream.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Self {
         Self::Stream(Box::pin(stream))
-    }
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self::Empty
     }
 }
 

@@ -119,9 +119,8 @@ pub async fn pump(
     mut other: impl AsyncRead + AsyncWrite + Unpin,
     stop: &Stop,
 ) {
-    match stop.or(copy_bidirectional(&mut one, &mut other)).await {
-        Some(Err(error)) => tracing::debug!(%error, "a proxied connection broke"),
-        Some(Ok(_)) | None => {}
+    if let Some(Err(error)) = stop.or(copy_bidirectional(&mut one, &mut other)).await {
+        tracing::debug!(%error, "a proxied connection broke");
     }
 }
 

@@ -136,8 +136,7 @@ where
             let request = request.map(Body::Incoming);
             let response = answer(&shared.service, request, info).await;
             // A response counts as running until its body is gone: a watch is not idleness.
-            let (mut parts, body) = response.into_parts();
-            parts.extensions.clear();
+            let (parts, body) = response.into_parts();
             Ok::<_, Infallible>(http::Response::from_parts(parts, Counted { body, _running: running }))
         }
     });

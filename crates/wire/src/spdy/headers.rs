@@ -16,6 +16,8 @@ const STORED_MAX_BYTES: usize = 65535;
 /// A zlib header (RFC 1950, 2.2): deflate with a window of 32 KiB, and a dictionary.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x20];
 const ZLIB_HEADER_BYTES: usize = 6;
+/// An empty stored block.
+const SYNC_MARKER: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 const DICTIONARY_FLAG: u8 = 0x20;
 /// Checksum of the dictionary, by which zlib names it.
 const DICTIONARY_ID: u32 = 0xe3c6_a7c2;
@@ -177,6 +179,8 @@ impl Deflater {
             out.put_u32(DICTIONARY_ID);
         }
         put_stored(&headers.write(), out);
+        // Readers give out what they hold at an empty block only (zlib's sync flush; Go insists on it).
+        out.extend_from_slice(&SYNC_MARKER);
     }
 }
 
@@ -213,6 +217,16 @@ mod tests {
         let mut inflater = Inflater::default();
         assert_eq!(inflater.read(first).unwrap(), Headers::new([("streamType", "stdout")]));
         assert_eq!(inflater.read(second).unwrap(), Headers::new([("a", "b"), ("streamtype", "stdout")]));
+    }
+
+    #[test]
+    fn each_block_ends_so_that_its_reader_gives_it_out_at_once() {
+        let mut deflater = Deflater::default();
+        for _ in 0..2 {
+            let mut out = Vec::new();
+            deflater.write(&Headers::default(), &mut out);
+            assert!(out.ends_with(&SYNC_MARKER));
+        }
     }
 
     #[test]

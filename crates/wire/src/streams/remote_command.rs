@@ -1,7 +1,5 @@
 //! exec and attach.
 
-use std::future::Future;
-
 use base::Stop;
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -248,21 +246,19 @@ async fn over_spdy(
 type Slot = (&'static str, bool, Option<crate::spdy::Stream>);
 
 /// Takes streams until every wanted slot is filled; false if the client went away before.
-fn collect<'a>(connection: &'a mut Connection, slots: &'a mut [Slot; 5]) -> impl Future<Output = bool> + 'a {
-    async move {
-        while slots.iter().any(|(_, wanted, stream)| *wanted && stream.is_none()) {
-            let Some(stream) = connection.next().await else { return false };
-            let kind = stream.headers().get("streamType").unwrap_or_default();
-            match slots.iter_mut().find(|(name, wanted, held)| *name == kind && *wanted && held.is_none()) {
-                Some((_, _, held)) => {
-                    stream.accept();
-                    *held = Some(stream);
-                }
-                None => stream.refuse(),
+async fn collect(connection: &mut Connection, slots: &mut [Slot; 5]) -> bool {
+    while slots.iter().any(|(_, wanted, stream)| *wanted && stream.is_none()) {
+        let Some(stream) = connection.next().await else { return false };
+        let kind = stream.headers().get("streamType").unwrap_or_default();
+        match slots.iter_mut().find(|(name, wanted, held)| *name == kind && *wanted && held.is_none()) {
+            Some((_, _, held)) => {
+                stream.accept();
+                *held = Some(stream);
             }
+            None => stream.refuse(),
         }
-        true
     }
+    true
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rcgen::{
 };
 use ring::rand::SecureRandom as _;
 
-use super::{Error, KeyPair, files, malformed};
+use super::{Error, KeyPair, PeerIdentity, files, malformed};
 
 /// An authority lives for ten years, as kubeadm's do.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -20,7 +20,9 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// The object identifier of organizationName: rcgen's names keep one value per type, so a second organization is
 /// written under its bare number.
 const ORGANIZATION_OID: &[u64] = &[2, 5, 4, 10];
-const MAX_ORGANIZATIONS: usize = 2;
+const ORGANIZATIONS_MAX: usize = 2;
+/// Organizations in another's request.
+const REQUEST_ORGANIZATIONS_MAX: usize = 1;
 const SERIAL_BYTES: usize = 16;
 
 /// A certificate authority with its key (ECDSA P-256).
@@ -130,6 +132,11 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<String, Error> {
+        // rcgen would keep the last of several organizations without a word: a user would lose groups.
+        let count = PeerIdentity::of_request(request_pem)?.organizations.len();
+        if count > REQUEST_ORGANIZATIONS_MAX {
+            return Err(Error::TooManyOrganizations { count, most: REQUEST_ORGANIZATIONS_MAX });
+        }
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         request.params.is_ca = IsCa::ExplicitNoCa;
         request.params.name_constraints = None;
@@ -143,8 +150,9 @@ impl Authority {
 fn distinguished_name(leaf: &Leaf) -> Result<DistinguishedName, Error> {
     let mut name = DistinguishedName::new();
     let kinds = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION_OID.to_vec())];
-    if leaf.organizations.len() > MAX_ORGANIZATIONS {
-        return Err(Error::TooManyOrganizations { count: leaf.organizations.len() });
+    let count = leaf.organizations.len();
+    if count > ORGANIZATIONS_MAX {
+        return Err(Error::TooManyOrganizations { count, most: ORGANIZATIONS_MAX });
     }
     for (kind, organization) in kinds.into_iter().zip(&leaf.organizations) {
         name.push(kind, organization.as_str());
@@ -182,11 +190,10 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: Durati
 
 #[cfg(test)]
 mod tests {
-    use super::super::PeerIdentity;
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    pub(crate) fn leaf() -> Leaf {
+    fn leaf() -> Leaf {
         Leaf {
             common_name: "system:node:a".into(),
             organizations: vec!["system:nodes".into(), "second".into()],
@@ -226,7 +233,10 @@ mod tests {
         assert_eq!(peer.not_after.as_second(), 1_800_003_600);
         assert_eq!(peer.not_before.as_second(), 1_800_000_000 - 300);
         let crowd = Leaf { organizations: vec!["x".into(); 3], ..leaf() };
-        assert!(matches!(authority.issue(&crowd, now()), Err(Error::TooManyOrganizations { count: 3 })));
+        assert!(matches!(
+            authority.issue(&crowd, now()),
+            Err(Error::TooManyOrganizations { count: 3, most: 2 })
+        ));
     }
 
     #[test]
@@ -235,6 +245,11 @@ mod tests {
         let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(&leaf()).unwrap();
+        let crowd = params.serialize_request(&key).unwrap().pem().unwrap();
+        let refused = authority.sign_request(&crowd, &[Usage::Client], Duration::from_secs(60), now());
+        assert!(matches!(refused, Err(Error::TooManyOrganizations { count: 2, most: 1 })));
+        let one = Leaf { organizations: vec!["system:nodes".into()], ..leaf() };
+        params.distinguished_name = distinguished_name(&one).unwrap();
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
         assert_eq!(PeerIdentity::of_request(&request).unwrap().common_name, "system:node:a");
         let signed =

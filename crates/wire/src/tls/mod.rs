@@ -62,11 +62,13 @@ pub enum Error {
     /// The certificate could not be made.
     #[error("the certificate cannot be made; check its names")]
     Issue(#[from] rcgen::Error),
-    /// A certificate carries at most two organizations.
-    #[error("{count} organizations are more than a certificate of ours carries; give at most 2")]
+    /// A certificate of ours carries few organizations.
+    #[error("{count} organizations are more than are written into a certificate here; give at most {most}")]
     TooManyOrganizations {
         /// How many were asked for.
         count: usize,
+        /// How many are taken.
+        most: usize,
     },
     /// rustls refused the material.
     #[error("TLS refuses the certificate or key; check that they belong together")]
