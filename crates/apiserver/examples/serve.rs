@@ -27,7 +27,7 @@ async fn main() -> Result<(), Failure> {
         organizations: groups.iter().map(ToString::to_string).collect(),
         dns_names: vec!["localhost".into()],
         ips: vec!["127.0.0.1".parse().expect("an address")],
-        usage,
+        usages: vec![usage],
         lifetime: Duration::from_secs(24 * 3600),
     };
     let server_pair = authority.issue(&leaf("server", &[], Usage::Server), clock.now())?;
@@ -60,7 +60,7 @@ async fn main() -> Result<(), Failure> {
             "server": (format!("https://{address}")), "certificate-authority-data": (base64(authority.certificate_pem()))
         }}],
         "users": [{"name": "example", "user": {
-            "client-certificate-data": (base64(&admin.certificate_pem)), "client-key-data": (base64(&admin.key_pem))
+            "client-certificate-data": (base64(&admin.chain_pem)), "client-key-data": (base64(&admin.key_pem))
         }}],
         "contexts": [{"name": "example", "context": {"cluster": "example", "user": "example"}}]
     });

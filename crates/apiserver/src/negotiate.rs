@@ -148,15 +148,27 @@ pub fn negotiate(accept: &str, endpoint: Endpoint, list: bool) -> Result<Accepte
 }
 
 /// How a request's body is written.
-pub fn body_media(content_type: &str) -> Result<Media, Status> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyMedia {
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Kubernetes' protobuf.
+    Protobuf,
+}
+
+/// Reads the media type of a request's body.
+pub fn body_media(content_type: &str) -> Result<BodyMedia, Status> {
     let name = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match name.as_str() {
-        "" | "application/json" | "text/json" => Ok(Media::Json),
-        "application/yaml" => Ok(Media::Yaml),
+        "" | "application/json" | "text/json" => Ok(BodyMedia::Json),
+        "application/yaml" => Ok(BodyMedia::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(BodyMedia::Protobuf),
         _ => Err(Status::new(
             Reason::UnsupportedMediaType,
             "the body of the request was in an unknown format - accepted media types include: application/json, \
-             application/yaml",
+             application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }
@@ -190,9 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn bodies_in_protobuf_are_refused() {
-        assert_eq!(body_media("application/vnd.kubernetes.protobuf").unwrap_err().code, 415);
-        assert_eq!(body_media("application/json; charset=utf-8").unwrap(), Media::Json);
+    fn strange_bodies_are_refused() {
+        assert_eq!(body_media("application/cbor").unwrap_err().code, 415);
+        assert_eq!(body_media("application/vnd.kubernetes.protobuf").unwrap(), BodyMedia::Protobuf);
+        assert_eq!(body_media("application/json; charset=utf-8").unwrap(), BodyMedia::Json);
     }
 
     proptest! {

@@ -3,6 +3,14 @@
 //! A plugin is a small file here and one line in [`plugins`]. All mutating plugins run before all validating
 //! ones. Plugins are synchronous: they read the present state through [`Lookups`] and never wait.
 
+mod default_tolerations;
+mod namespace_lifecycle;
+mod priority;
+mod service_account;
+mod taint_nodes;
+#[cfg(test)]
+mod testing;
+
 use std::sync::Arc;
 
 use api::names::{GroupVersionKind, Resource};
@@ -63,7 +71,13 @@ impl Attributes<'_> {
 
     /// An error that says that this write is forbidden, and why.
     pub fn forbidden(&self, why: &str) -> Status {
-        Status::forbidden(&self.resource.group_resource(), self.name, why)
+        Status::forbidden(&self.resource.group_resource(), self.object_name(), why)
+    }
+
+    /// The object's name, or what it will begin with while it has none.
+    pub fn object_name(&self) -> &str {
+        let text = |key| self.object.as_deref().and_then(|object| object.str_at(&["metadata", key])).unwrap_or_default();
+        [self.name, text("name"), text("generateName")].into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown")
     }
 }
 
@@ -85,7 +99,13 @@ pub trait Plugin: Send + Sync {
 
 /// All plugins, in upstream's order (`kubeapiserver/options/plugins.go`).
 pub fn plugins() -> &'static [&'static dyn Plugin] {
-    &[]
+    &[
+        &namespace_lifecycle::NamespaceLifecycle,
+        &service_account::ServiceAccount,
+        &taint_nodes::TaintNodesByCondition,
+        &priority::Priority,
+        &default_tolerations::DefaultTolerationSeconds,
+    ]
 }
 
 /// Runs the changing halves of all plugins.

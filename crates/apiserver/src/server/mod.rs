@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use api::interface::{Call, Collection, PatchKind, Target};
 use api::print::IncludeObject;
+use api::schema::{DecodeError, protobuf};
 use api::status::{Reason, Status};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -24,7 +25,7 @@ use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::inprocess::authorize;
 use crate::kinds::Kind;
-use crate::negotiate::{self, Accepted, Endpoint, Media, Shape, negotiate};
+use crate::negotiate::{self, Accepted, BodyMedia, Endpoint, Media, Shape, negotiate};
 use crate::query::{self, Query};
 use crate::route::{Info, Route, route};
 use crate::subresource::connect;
@@ -308,11 +309,23 @@ async fn read_body(body: Body) -> Result<Bytes, Status> {
 /// The body as JSON.
 fn to_json(content_type: &str, body: Bytes) -> Result<Bytes, Status> {
     match negotiate::body_media(content_type)? {
-        Media::Json => Ok(body),
-        Media::Yaml => api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| {
-            Status::bad_request(format!("the object provided is unrecognized: {error} ({})", api::schema::summary(&body)))
-        }),
+        BodyMedia::Json => Ok(body),
+        BodyMedia::Yaml => api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| unrecognized(&error, &body)),
+        BodyMedia::Protobuf => {
+            let (meta, message) = protobuf::open(&body).map_err(|error| unrecognized(&error, &body))?;
+            let (group, version) = api::names::split_api_version(&meta.api_version);
+            let ty = api::table::types().of_kind(group, version, &meta.kind).ok_or_else(|| {
+                Status::bad_request(format!("no kind \"{}\" is registered for version \"{}\"", meta.kind, meta.api_version))
+            })?;
+            let tree = protobuf::decode(ty, &meta, message).map_err(|error| unrecognized(&error, &body))?;
+            Ok(tree.to_bytes().into())
+        }
     }
+}
+
+fn unrecognized(error: &DecodeError, body: &[u8]) -> Status {
+    let summary = api::schema::summary(body);
+    Status::bad_request(format!("the object provided is unrecognized: {error} ({summary})"))
 }
 
 /// The body of a deletion; none is allowed.
