@@ -91,6 +91,8 @@ pub struct ContainerSeen {
     pub latest: Option<Attempt>,
     /// How often it ended, or failed to start, before the latest attempt.
     pub restarts: u32,
+    /// How often in a row it ended soon after its start, the latest end not counted.
+    pub streak: u32,
     /// A start or stop of it is under way.
     pub busy: bool,
     /// Its startup probe (or having none) says that it is up.
@@ -216,13 +218,12 @@ fn advance(container: &Container, seen: &ContainerSeen, now: Timestamp, next: &m
             }
             container.role == Role::Sidecar && seen.started
         }
-        Some(ended) if !runs_again(container, Some(ended)) => true,
+        Some(ended) if !will_run_again(container, Some(ended)) => true,
         other => {
             if seen.busy {
                 return false;
             }
-            if let Some(due) = other.and_then(|attempt| due(attempt, seen.restarts)).filter(|due| *due > now)
-            {
+            if let Some(due) = other.and_then(|attempt| due(attempt, seen.streak)).filter(|due| *due > now) {
                 next.wake_in(until(due, now));
                 return false;
             }
@@ -236,7 +237,7 @@ fn advance(container: &Container, seen: &ContainerSeen, now: Timestamp, next: &m
 }
 
 /// Whether a container whose latest attempt is over (or that never ran) is to run (again).
-fn runs_again(container: &Container, latest: Option<Attempt>) -> bool {
+pub fn will_run_again(container: &Container, latest: Option<Attempt>) -> bool {
     match (latest, container.restart) {
         (None | Some(Attempt::Starting | Attempt::Running(_)), _) | (_, Restart::Always) => true,
         (Some(Attempt::Ended { code, .. }), Restart::OnFailure) => code != 0,
@@ -246,21 +247,26 @@ fn runs_again(container: &Container, latest: Option<Attempt>) -> bool {
     }
 }
 
-/// When a container may run again.
-fn due(latest: Attempt, restarts: u32) -> Option<Timestamp> {
-    let (since, ran) = match latest {
-        Attempt::Ended { started_at, finished_at, .. } => {
-            (finished_at, Duration::try_from(finished_at.duration_since(started_at)).unwrap_or_default())
-        }
-        Attempt::Failed(at) => (at, Duration::ZERO),
-        Attempt::Starting | Attempt::Running(_) => return None,
-    };
-    Some(since + backoff(if ran >= RECOVERED_AFTER { 0 } else { restarts }))
+/// Whether a container ran so long that its earlier failures are forgotten.
+pub fn has_recovered(started_at: Timestamp, finished_at: Timestamp) -> bool {
+    Duration::try_from(finished_at.duration_since(started_at)).is_ok_and(|ran| ran >= RECOVERED_AFTER)
 }
 
-/// The wait after a container has ended, of which `restarts` came before.
-pub fn backoff(restarts: u32) -> Duration {
-    match restarts {
+/// When a container may run again.
+pub fn due(latest: Attempt, streak: u32) -> Option<Timestamp> {
+    let (since, recovered) = match latest {
+        Attempt::Ended { started_at, finished_at, .. } => {
+            (finished_at, has_recovered(started_at, finished_at))
+        }
+        Attempt::Failed(at) => (at, false),
+        Attempt::Starting | Attempt::Running(_) => return None,
+    };
+    Some(since + backoff(if recovered { 0 } else { streak }))
+}
+
+/// The wait after a container has ended once more, after `streak` ends in a row.
+pub fn backoff(streak: u32) -> Duration {
+    match streak {
         0 => Duration::ZERO,
         n => BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow((n - 1).min(16))).min(BACKOFF_LONGEST),
     }
@@ -271,7 +277,8 @@ fn is_complete(wanted: &Wanted, seen: &Seen) -> bool {
     let latest = |container: &Container| seen.containers.get(&container.name).and_then(|state| state.latest);
     let over = |container: &Container| {
         let latest = latest(container);
-        matches!(latest, Some(Attempt::Ended { .. } | Attempt::Failed(_))) && !runs_again(container, latest)
+        matches!(latest, Some(Attempt::Ended { .. } | Attempt::Failed(_)))
+            && !will_run_again(container, latest)
     };
     let failed = |container: &Container| {
         over(container) && !matches!(latest(container), Some(Attempt::Ended { code: 0, .. }))
@@ -334,6 +341,7 @@ mod tests {
             image: Part::Ready,
             latest: *latest,
             restarts: *restarts,
+            streak: *restarts,
             started: true,
             ..ContainerSeen::default()
         };

@@ -1,7 +1,15 @@
-//! One pod.
+//! One pod: what it is to be ([`machine`]), what is known of it ([`live`]), the loop that brings both together
+//! ([`worker`]) and the steps that it takes.
 
 pub mod container;
 pub mod environment;
+mod health;
+pub mod live;
 pub mod machine;
+pub mod network_files;
 pub mod quality;
 pub mod sources;
+mod start;
+pub mod status;
+mod stop;
+pub mod worker;

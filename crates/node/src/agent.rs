@@ -1,0 +1,266 @@
+//! The agent: keeps a worker for every pod of this node.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::interface::Collection;
+use api::names::PODS;
+use api::object::Object;
+use api::value::Str;
+use base::Stop;
+use control::mirror::{Change, Mirror};
+use control::world::view;
+use k8s_openapi::api::core::v1 as core;
+use sandbox::{Adopted, Sandbox};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::context::Context;
+use crate::pod::worker::{Desired, Worker};
+
+/// How often log folders and directories of pods that are long gone are looked for.
+const SWEEP: Duration = Duration::from_secs(300);
+
+/// All pods of this node.
+pub struct Agent {
+    context: Arc<Context>,
+    pods: Arc<Mirror>,
+    workers: Mutex<BTreeMap<Str, Arc<Worker>>>,
+    empty: Notify,
+}
+
+impl Agent {
+    /// An agent that is told of pods by the API server, beginning with those whose sandboxes an earlier agent has
+    /// left. Call [`Agent::start`] once.
+    pub fn new(context: Arc<Context>) -> Arc<Self> {
+        let selector = format!("spec.nodeName={}", context.settings.node);
+        let pods = Arc::new(Mirror::selecting(Collection::new(&PODS, ""), "", &selector));
+        Arc::new(Self { context, pods, workers: Mutex::default(), empty: Notify::new() })
+    }
+
+    /// The pods of this node as the API server has them.
+    pub fn mirror(&self) -> &Arc<Mirror> {
+        &self.pods
+    }
+
+    /// Adopts what is there and begins to work. Returns when that is done; the work goes on.
+    pub async fn start(self: &Arc<Self>) -> Result<(), sandbox::Error> {
+        let (context, stop) = (self.context.clone(), self.context.stop.clone());
+        let adopted = context.sandboxes.adopt().await?;
+        let mirror = self.pods.clone();
+        let feeding = (context.api.clone(), context.clock.clone(), stop.clone());
+        context.tasks.spawn("pods of this node", async move {
+            let (api, clock, stop) = feeding;
+            mirror.run(&*api, &clock, &stop).await;
+        });
+        let agent = self.clone();
+        context.tasks.spawn("agent", async move {
+            if stop.or(agent.pods.synced()).await.is_some() {
+                agent.begin(adopted).await;
+                agent.sweep_now_and_then(&stop).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Every worker, for the kubelet's server.
+    pub fn workers(&self) -> Vec<Arc<Worker>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// The worker of a pod.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Worker>> {
+        let object = self.pods.get(namespace, name)?;
+        self.lock().get(object.uid()).cloned()
+    }
+
+    /// Something that a pod names has changed.
+    pub fn refresh(&self, uid: &str) {
+        if let Some(worker) = self.lock().get(uid).cloned() {
+            worker.refresh();
+        }
+    }
+
+    /// Ends the sandboxes of all pods and keeps their objects, as before a shutdown of the machine: mains get their
+    /// time, at most `timeout` for all.
+    pub async fn end_all(&self, timeout: Duration) {
+        let workers = self.workers();
+        let all = futures::future::join_all(workers.iter().map(|worker| worker.shut_down(timeout)));
+        if self.context.clock.timeout(timeout + Duration::from_secs(5), all).await.is_none() {
+            warn!("some pods took longer to end than they were given");
+        }
+    }
+
+    /// Returns when no pod is left.
+    pub async fn all_gone(&self) {
+        loop {
+            let notified = self.empty.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Str, Arc<Worker>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn begin(self: &Arc<Self>, adopted: Vec<Adopted>) {
+        let mut sandboxes: BTreeMap<String, Sandbox> = BTreeMap::new();
+        for found in adopted {
+            match found {
+                Adopted::Live(sandbox) => {
+                    sandboxes.insert(sandbox.id().to_owned(), sandbox);
+                }
+                Adopted::Lost(remains) => {
+                    info!(sandbox = remains.id, "removing what a sandbox without its process has left");
+                    if let Err(error) = remains.remove().await {
+                        warn!(%error, "the remains of a sandbox could not be removed");
+                    }
+                }
+            }
+        }
+        for object in self.pods.list("") {
+            let sandbox = sandboxes.remove(object.uid());
+            self.begin_one(object, sandbox);
+        }
+        for (id, sandbox) in sandboxes {
+            // Its pod was deleted by force while no agent was there.
+            info!(sandbox = id, "removing a sandbox whose pod is gone");
+            if let Err(error) = sandbox.remove().await {
+                warn!(%error, "a sandbox could not be removed");
+            }
+            self.remove_directory(&id).await;
+        }
+        let agent = Arc::downgrade(self);
+        self.pods.on_change(move |change| {
+            if let Some(agent) = agent.upgrade() {
+                agent.changed(change);
+            }
+        });
+        // What happened between the list above and the listener.
+        for object in self.pods.list("") {
+            self.changed(&Change { old: None, new: Some(object) });
+        }
+    }
+
+    fn begin_one(self: &Arc<Self>, object: Arc<Object>, sandbox: Option<Sandbox>) {
+        let Some(pod) = view::<core::Pod>(&object) else { return };
+        if let Some(sandbox) = &sandbox
+            && !sandbox.host_network()
+        {
+            let ips = read_addresses(&self.context.settings.pods_dir.join(object.uid()));
+            self.context.network.adopt(object.uid(), &ips);
+        }
+        let uid = Str::from(object.uid());
+        let worker = Worker::new(self.context.clone(), Desired { object, pod, vanished: false }, sandbox);
+        self.lock().insert(uid.clone(), worker.clone());
+        let agent = self.clone();
+        self.context.tasks.spawn("pod", async move {
+            if worker.run().await {
+                agent.remove_directory(&uid).await;
+                agent.remove_logs(&worker.desired().object).await;
+                let left = {
+                    let mut workers = agent.lock();
+                    workers.remove(&uid);
+                    workers.len()
+                };
+                if left == 0 {
+                    agent.empty.notify_waiters();
+                }
+            }
+        });
+    }
+
+    fn changed(self: &Arc<Self>, change: &Change) {
+        // A pod made anew under its name is another pod.
+        let old =
+            change.old.as_ref().filter(|old| change.new.as_ref().is_none_or(|new| new.uid() != old.uid()));
+        if let Some(old) = old {
+            let worker = self.lock().get(old.uid()).cloned();
+            if let Some(worker) = worker {
+                let desired = worker.desired();
+                worker.update(Desired { vanished: true, ..desired });
+            }
+        }
+        let Some(object) = &change.new else { return };
+        let worker = self.lock().get(object.uid()).cloned();
+        match worker {
+            Some(worker) => {
+                if let Some(pod) = view::<core::Pod>(object) {
+                    let before = worker.desired();
+                    let labels_changed = before.pod.metadata.labels != pod.metadata.labels
+                        || before.pod.metadata.annotations != pod.metadata.annotations;
+                    worker.update(Desired { object: object.clone(), pod, vanished: false });
+                    if labels_changed {
+                        worker.refresh();
+                    }
+                }
+            }
+            None => self.begin_one(object.clone(), None),
+        }
+    }
+
+    async fn remove_directory(&self, uid: &str) {
+        let directory = self.context.settings.pods_dir.join(uid);
+        let removed = tokio::task::spawn_blocking(move || crate::volume::remove(&directory)).await;
+        if let Ok(Err(error)) = removed {
+            warn!(pod = uid, %error, "the directory of a pod could not be removed");
+        }
+    }
+
+    async fn remove_logs(&self, object: &Object) {
+        let folder = format!("{}_{}_{}", object.namespace(), object.name(), object.uid());
+        let path = self.context.settings.logs_dir.join(folder);
+        // A pod that never started has no logs.
+        let _ = tokio::fs::remove_dir_all(path).await;
+    }
+
+    /// Directories of pods that went while nobody looked.
+    async fn sweep_now_and_then(&self, stop: &Stop) {
+        loop {
+            let known: Vec<String> = self.lock().keys().map(ToString::to_string).collect();
+            for (directory, uid_of) in [
+                (&self.context.settings.pods_dir, (|name: &str| name.to_owned()) as fn(&str) -> String),
+                (&self.context.settings.logs_dir, |name: &str| {
+                    name.rsplit('_').next().unwrap_or(name).to_owned()
+                }),
+            ] {
+                let Ok(entries) = std::fs::read_dir(directory) else { continue };
+                for entry in entries.flatten() {
+                    let Ok(name) = entry.file_name().into_string() else { continue };
+                    if !known.contains(&uid_of(&name)) {
+                        let path = entry.path();
+                        let removed = tokio::task::spawn_blocking(move || crate::volume::remove(&path)).await;
+                        if let Ok(Err(error)) = removed {
+                            warn!(name, %error, "what a gone pod has left could not be removed");
+                        }
+                    }
+                }
+            }
+            if stop.or(self.context.clock.sleep(SWEEP)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// Where a pod's addresses are kept for the next agent.
+const ADDRESSES: &str = "addresses";
+
+/// Keeps a pod's addresses for the next agent. Blocking, small.
+pub(crate) fn write_addresses(directory: &Path, ips: &[IpAddr]) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let text: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    std::fs::write(directory.join(ADDRESSES), text.join("\n"))
+}
+
+/// What an earlier agent has kept.
+pub(crate) fn read_addresses(directory: &Path) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string(directory.join(ADDRESSES)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}

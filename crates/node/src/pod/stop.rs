@@ -1,0 +1,202 @@
+//! The steps that take a pod down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox::{Attempt, Phase, Sandbox};
+use tracing::warn;
+
+use crate::pod::live::Live;
+use crate::pod::machine::Part;
+use crate::pod::start::find;
+use crate::pod::worker::{Desired, RETRY, Worker};
+use crate::probe::{Action, Place};
+
+/// The least time between the signal and the kill, however long the hook took (upstream's minimum).
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// How much of a termination message is kept; of a log in its place.
+const MESSAGE_BYTES: usize = 4096;
+const LOG_BYTES: usize = 2048;
+const LOG_LINES: usize = 80;
+
+impl Worker {
+    pub(super) async fn stop_container(
+        self: &Arc<Self>,
+        desired: &Desired,
+        name: &str,
+        grace: Duration,
+        pod_ends: bool,
+    ) {
+        let sandbox = self.sandbox();
+        let number = self.latest_attempt(name).filter(|(_, runs)| *runs).map(|(number, _)| number);
+        if let (Some(sandbox), Some(number)) = (sandbox, number) {
+            let attempt = Attempt::new(name, number);
+            let message =
+                if pod_ends { "Stopping container" } else { "Container failed a probe, will be restarted" };
+            self.note(Some(name), false, "Killing", format!("{message} {name}"));
+            self.end(desired, &sandbox, &attempt, grace).await;
+        }
+        self.change(|live| {
+            let container = live.containers.entry(name.to_owned()).or_default();
+            (container.busy, container.condemned) = (false, None);
+        });
+    }
+
+    async fn end(&self, desired: &Desired, sandbox: &Sandbox, attempt: &Attempt, grace: Duration) {
+        let clock = &self.context.clock;
+        let began = clock.monotonic();
+        let container = find(desired, &attempt.name);
+        let lifecycle = container.and_then(|container| container.lifecycle.as_ref());
+        let hook = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()).and_then(Action::of_hook);
+        if let (Some(hook), Some(container)) = (hook, container) {
+            let ip = self.live().ips.first().copied();
+            let place = Place { sandbox, attempt, container, ip };
+            if let Err(failure) = hook.run(&place, clock, grace).await {
+                let message = format!("PreStopHook failed: {}", failure.0);
+                self.note(Some(&attempt.name), true, "FailedPreStopHook", message);
+            }
+        }
+        let asked = lifecycle.and_then(|lifecycle| lifecycle.stop_signal.clone());
+        let of_image = self
+            .live()
+            .containers
+            .get(&attempt.name)
+            .and_then(|c| c.rootfs.as_ref()?.config.stop_signal.clone());
+        let signal = asked.or(of_image).and_then(|name| number(&name)).unwrap_or(libc_sigterm());
+        if let Err(error) = sandbox.signal(attempt, signal).await {
+            warn!(container = %attempt, %error, "a container could not be told to end");
+        }
+        let left = grace.saturating_sub(clock.monotonic().saturating_sub(began)).max(LEAST_GRACE.min(grace));
+        if clock.timeout(left, ended(sandbox, attempt)).await.is_none() {
+            if let Err(error) = sandbox.kill(attempt).await {
+                warn!(container = %attempt, %error, "a container could not be killed");
+            }
+            ended(sandbox, attempt).await;
+        }
+    }
+
+    /// Takes sandbox, volumes and files away; logs stay until the pod's object goes.
+    pub(super) async fn dismantle(self: &Arc<Self>, desired: &Desired) {
+        let sandbox = self.sandbox();
+        if let Some(sandbox) = &sandbox {
+            // What it says last must not be lost with it.
+            let now = self.context.clock.now();
+            let mut live = self.live();
+            let ended = live.observe(&self.uid, &sandbox.state(), now);
+            ended.into_iter().for_each(|(name, number)| self.read_message(&mut live, desired, &name, number));
+        }
+        let mut failure = None;
+        if let Some(sandbox) = sandbox {
+            self.live().handle = None;
+            if let Err(error) = sandbox.remove().await {
+                failure = Some(error.to_string());
+                self.live().handle = Some(sandbox);
+            }
+        }
+        if failure.is_none() {
+            self.context.network.release(&self.uid);
+            let directory = self.directory();
+            let removed = tokio::task::spawn_blocking(move || crate::volume::remove(&directory)).await;
+            failure = match removed {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+        }
+        match failure {
+            None => {
+                self.context.references.release(&self.uid);
+                self.change(|live| {
+                    (live.volumes, live.sandbox, live.dismantled) = (Part::Missing, Part::Missing, true);
+                    live.volume_paths.clear();
+                });
+            }
+            Some(why) => {
+                self.note(None, true, "FailedKillPod", format!("error killing pod: {why}"));
+                let (worker, retry) = (self.clone(), RETRY);
+                self.context.clock.sleep(retry).await;
+                let now = self.context.clock.now();
+                worker.change(|live| (live.volumes, live.sandbox) = (Part::Failed(now), Part::Failed(now)));
+            }
+        }
+    }
+
+    /// Reads what a container has left as its last words. Small files; done while the state is held.
+    pub(super) fn read_message(&self, live: &mut Live, desired: &Desired, name: &str, number: u32) {
+        let file = self.directory().join("containers").join(name).join(format!("{number}.termination"));
+        let mut message = tail(&std::fs::read(file).unwrap_or_default(), MESSAGE_BYTES);
+        let container = find(desired, name);
+        let from_logs = container.and_then(|container| container.termination_message_policy.as_deref());
+        let failed = live.containers.get(name).and_then(|container| container.latest.as_ref());
+        let failed = failed.is_none_or(|(_, phase)| !matches!(phase, Phase::Ended(exit) if exit.code == 0));
+        if message.is_empty() && from_logs == Some("FallbackToLogsOnError") && failed {
+            let log = std::fs::read_to_string(self.log_path(desired, name, number)).unwrap_or_default();
+            // A line is: time, stream, tag, text.
+            let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+            let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            message = tail(last.as_bytes(), LOG_BYTES);
+        }
+        if let Some(container) = live.containers.get_mut(name) {
+            container.message = Some((number, message));
+        }
+    }
+}
+
+fn tail(bytes: &[u8], limit: usize) -> String {
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(limit)..]).into_owned()
+}
+
+async fn ended(sandbox: &Sandbox, attempt: &Attempt) {
+    let mut changes = sandbox.watch();
+    // The sandbox keeps its sender as long as we hold it; an error would mean that all is over anyway.
+    let _ = changes
+        .wait_for(|state| state.lost || state.get(attempt).is_none_or(|container| !container.is_running()))
+        .await;
+}
+
+fn libc_sigterm() -> i32 {
+    rustix::process::Signal::TERM.as_raw()
+}
+
+/// The number of a signal's name, as images and pods write it: `SIGTERM`, `TERM` or `15`.
+fn number(name: &str) -> Option<i32> {
+    use rustix::process::Signal;
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let short = name.strip_prefix("SIG").unwrap_or(name);
+    if let Some(offset) = short.strip_prefix("RTMIN+").and_then(|n| n.parse::<i32>().ok()) {
+        return Some(34 + offset).filter(|number| *number <= 64);
+    }
+    let signal = match short {
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "QUIT" => Signal::QUIT,
+        "KILL" => Signal::KILL,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "ALRM" => Signal::ALARM,
+        "TERM" => Signal::TERM,
+        "CONT" => Signal::CONT,
+        "STOP" => Signal::STOP,
+        "WINCH" => Signal::WINCH,
+        "PIPE" => Signal::PIPE,
+        _ => return None,
+    };
+    Some(signal.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_in_every_spelling() {
+        assert_eq!(number("SIGTERM"), Some(15));
+        assert_eq!(number("QUIT"), Some(3));
+        assert_eq!(number("9"), Some(9));
+        assert_eq!(number("SIGRTMIN+3"), Some(37));
+        assert_eq!(number("SIGNOPE"), None);
+        assert_eq!(number("99"), None);
+    }
+}

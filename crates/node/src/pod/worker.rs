@@ -1,0 +1,474 @@
+//! The loop of one pod: look, decide, do, tell.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::interface::{DeleteOptions, PatchKind, Target};
+use api::json;
+use api::names::PODS;
+use api::object::Object;
+use api::status::Reason;
+use api::value::{Str, Value};
+use control::recorder::{About, Note};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use sandbox::Sandbox;
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+
+use crate::context::Context;
+use crate::pod::live::Live;
+use crate::pod::machine::{self, Container, Part, Restart, Role, Step, Wanted};
+use crate::pod::status::{PodFacts, read_ended};
+
+/// Time for the containers of a pod whose object has vanished.
+const VANISHED_GRACE: Duration = Duration::from_secs(2);
+/// Wait before a failed step on volumes or the sandbox is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(2);
+/// Wait before a status that could not be written is written again.
+const STATUS_RETRY: Duration = Duration::from_millis(500);
+
+/// One pod, as the agent last heard of it.
+#[derive(Clone)]
+pub struct Desired {
+    /// As stored.
+    pub object: Arc<Object>,
+    /// As read.
+    pub pod: Arc<core::Pod>,
+    /// The object is there no more.
+    pub vanished: bool,
+}
+
+/// The worker of one pod. The agent owns it; its loop ends when the pod has gone.
+pub struct Worker {
+    pub(super) context: Arc<Context>,
+    pub(super) uid: Str,
+    desired: watch::Sender<Desired>,
+    live: Mutex<Live>,
+    wake: Notify,
+}
+
+impl Worker {
+    /// A worker that knows the pod and, if an earlier agent made one, its sandbox.
+    pub fn new(context: Arc<Context>, desired: Desired, sandbox: Option<Sandbox>) -> Arc<Self> {
+        let uid = Str::from(desired.object.uid());
+        let worker = Arc::new(Self {
+            live: Mutex::new(remembered(&desired.pod, sandbox.is_some())),
+            context,
+            uid,
+            desired: watch::Sender::new(desired),
+            wake: Notify::new(),
+        });
+        if let Some(sandbox) = sandbox {
+            worker.resume(sandbox);
+        }
+        worker
+    }
+
+    /// Takes over what an earlier agent has left: containers run on, and are as ready as they were last said to be
+    /// until their probes say otherwise.
+    fn resume(self: &Arc<Self>, sandbox: Sandbox) {
+        let desired = self.desired();
+        let statuses = desired.pod.status.as_ref();
+        let statuses =
+            statuses.into_iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses));
+        let was: BTreeMap<String, (bool, bool)> = statuses
+            .flatten()
+            .map(|status| (status.name.clone(), (status.started.unwrap_or_default(), status.ready)))
+            .collect();
+        let now = self.context.clock.now();
+        let state = sandbox.state();
+        let running: Vec<sandbox::Attempt> = {
+            let mut live = self.live();
+            live.ips = crate::agent::read_addresses(&self.directory());
+            live.observe(&self.uid, &state, now);
+            for (name, container) in &mut live.containers {
+                (container.started, container.ready) = was.get(name).copied().unwrap_or_default();
+            }
+            state.containers.values().filter(|c| c.is_running()).map(|c| c.attempt.clone()).collect()
+        };
+        self.adopt(sandbox);
+        for attempt in running {
+            self.watch_over(&desired, attempt, false);
+        }
+    }
+
+    /// Ends the pod's containers and its sandbox, but not its object: the next agent starts it again.
+    pub async fn shut_down(self: &Arc<Self>, timeout: Duration) {
+        let desired = self.desired();
+        let grace =
+            desired.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        let grace = Duration::from_secs(grace.max(1).unsigned_abs()).min(timeout);
+        let mut pod = wanted(&desired, self.context.clock.now());
+        pod.ending = Some(grace);
+        loop {
+            let next = {
+                let live = self.live();
+                machine::next(&pod, &live.seen(), self.context.clock.now())
+            };
+            let stops: Vec<String> = next
+                .steps
+                .into_iter()
+                .filter_map(|step| if let Step::Stop { name, .. } = step { Some(name) } else { None })
+                .collect();
+            if stops.is_empty() {
+                break;
+            }
+            let ends = stops.iter().map(|name| self.stop_container(&desired, name, grace, true));
+            futures::future::join_all(ends).await;
+            let now = self.context.clock.now();
+            if let Some(state) = self.sandbox().map(|sandbox| sandbox.state()) {
+                self.live().observe(&self.uid, &state, now);
+            }
+        }
+        if let Some(sandbox) = self.sandbox()
+            && let Err(error) = sandbox.remove().await
+        {
+            warn!(pod = %self.uid, %error, "a sandbox could not be removed");
+        }
+    }
+
+    /// The pod has changed, or vanished.
+    pub fn update(&self, desired: Desired) {
+        self.desired.send_replace(desired);
+        self.wake.notify_one();
+    }
+
+    /// Something that the pod depends on has changed: look again, at its volumes too.
+    pub fn refresh(self: &Arc<Self>) {
+        let worker = self.clone();
+        self.context.tasks.spawn("volume refresh", async move { worker.refresh_volumes().await });
+    }
+
+    /// What the agent last heard.
+    pub fn desired(&self) -> Desired {
+        self.desired.borrow().clone()
+    }
+
+    /// The sandbox, while there is one.
+    pub fn sandbox(&self) -> Option<Sandbox> {
+        self.live().handle.clone()
+    }
+
+    /// Number of a container's latest attempt, and whether it runs.
+    pub fn latest_attempt(&self, container: &str) -> Option<(u32, bool)> {
+        let live = self.live();
+        let (number, phase) = live.containers.get(container)?.latest.as_ref()?;
+        Some((*number, matches!(phase, sandbox::Phase::Running { .. })))
+    }
+
+    /// Manifests of images that the pod uses, which must not be collected.
+    pub fn pins(&self) -> Vec<image::Digest> {
+        self.live().containers.values().filter_map(|live| Some(live.rootfs.as_ref()?.manifest)).collect()
+    }
+
+    pub(super) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known, and looks again.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut Live) -> R) -> R {
+        let result = change(&mut self.live());
+        self.wake.notify_one();
+        result
+    }
+
+    pub(super) fn note(
+        &self,
+        container: Option<&str>,
+        warning: bool,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let desired = self.desired();
+        let mut about = About::object(&desired.object);
+        if let Some(container) = container {
+            let inits = desired.pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
+            let is_init = inits.into_iter().flatten().any(|init| init.name == container);
+            let list = if is_init { "spec.initContainers" } else { "spec.containers" };
+            about = about.field(&format!("{list}{{{container}}}"));
+        }
+        let note = Note { about, warning, reason: reason.into(), message: message.into() };
+        self.context.recorder.note(note);
+    }
+
+    /// Runs until the pod has gone (true) or the agent stops (false).
+    pub async fn run(self: &Arc<Self>) -> bool {
+        let mut told = Value::Null;
+        loop {
+            let notified = self.wake.notified();
+            let now = self.context.clock.now();
+            let desired = self.desired();
+            let wanted = wanted(&desired, now);
+            let next = self.decide(&desired, &wanted, now);
+            for step in next.steps {
+                self.begin(step, &desired);
+            }
+            let gone = self.is_gone(&desired);
+            let mut pause = next.wake;
+            if !desired.vanished && !self.tell(&desired, &wanted, &mut told, now).await {
+                pause = Some(pause.map_or(STATUS_RETRY, |pause| pause.min(STATUS_RETRY)));
+            }
+            if gone {
+                if desired.vanished || self.delete_object(&desired).await {
+                    return true;
+                }
+                pause = Some(STATUS_RETRY);
+            }
+            let woken = async {
+                match pause {
+                    Some(pause) => {
+                        let _ = self.context.clock.timeout(pause, notified).await;
+                    }
+                    None => notified.await,
+                }
+            };
+            if self.context.stop.or(woken).await.is_none() {
+                return false;
+            }
+        }
+    }
+
+    /// Plans, and marks what is begun as under way, in one breath.
+    fn decide(&self, desired: &Desired, wanted: &Wanted, now: Timestamp) -> machine::Next {
+        let mut live = self.live();
+        if live.dismantled || (live.refused.is_some() && wanted.ending.is_none()) {
+            return machine::Next::default();
+        }
+        if let Some(state) = live.handle.as_ref().map(Sandbox::state) {
+            let ended = live.observe(&self.uid, &state, now);
+            for (name, number) in ended {
+                self.read_message(&mut live, desired, &name, number);
+            }
+        }
+        live.started_at.get_or_insert(now);
+        let next = machine::next(wanted, &live.seen(), now);
+        for step in &next.steps {
+            match step {
+                Step::PrepareVolumes => live.volumes = Part::Busy,
+                Step::CreateSandbox => live.sandbox = Part::Busy,
+                Step::EnsureImage(name) => {
+                    live.containers.entry(name.clone()).or_default().image = Part::Busy
+                }
+                Step::Start { name, .. } | Step::Stop { name, .. } => {
+                    live.containers.entry(name.clone()).or_default().busy = true;
+                }
+                Step::Dismantle => (live.volumes, live.sandbox) = (Part::Busy, Part::Busy),
+            }
+        }
+        next
+    }
+
+    fn begin(self: &Arc<Self>, step: Step, desired: &Desired) {
+        let (worker, desired) = (self.clone(), desired.clone());
+        self.context.tasks.spawn("pod step", async move {
+            debug!(pod = %worker.uid, ?step, "step");
+            match step {
+                Step::PrepareVolumes => worker.prepare_volumes(&desired).await,
+                Step::CreateSandbox => worker.create_sandbox(&desired).await,
+                Step::EnsureImage(name) => worker.ensure_image(&desired, &name).await,
+                Step::Start { name, restarts } => worker.start_container(&desired, &name, restarts).await,
+                Step::Stop { name, grace, pod_ends } => {
+                    worker.stop_container(&desired, &name, grace, pod_ends).await;
+                }
+                Step::Dismantle => worker.dismantle(&desired).await,
+            }
+        });
+    }
+
+    /// Whether the pod is to go and nothing is left of it.
+    fn is_gone(&self, desired: &Desired) -> bool {
+        let live = self.live();
+        let to_go = desired.vanished || desired.object.is_deleting();
+        let nothing_left = live.volumes == Part::Missing && live.sandbox == Part::Missing;
+        to_go && nothing_left && !live.containers.values().any(|container| container.busy)
+    }
+
+    /// Writes the status if it differs from what was told last; false if it has to be tried again.
+    async fn tell(&self, desired: &Desired, wanted: &Wanted, told: &mut Value, now: Timestamp) -> bool {
+        let status = {
+            let live = self.live();
+            let Some(started_at) = live.started_at else { return true };
+            let on_host = desired.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+            let ips = if on_host && live.sandbox == Part::Ready {
+                &self.context.settings.host_ips
+            } else {
+                &live.ips
+            };
+            let facts = PodFacts {
+                object: &desired.object,
+                pod: &desired.pod,
+                wanted,
+                containers: &live.facts(&self.uid, &desired.pod, wanted, now),
+                host_ips: &self.context.settings.host_ips,
+                pod_ips: ips,
+                sandboxed: live.sandbox == Part::Ready,
+                refused: live.refused.clone(),
+                started_at,
+                now,
+            };
+            facts.status()
+        };
+        if status == *told {
+            return true;
+        }
+        let mut patch = json!({"metadata": {"uid": (self.uid.clone())}});
+        patch.set(&["status"], status.clone());
+        let target =
+            Target::new(&PODS, desired.object.namespace(), desired.object.name()).subresource("status");
+        match self.context.api.patch(target, PatchKind::StrategicMerge, &patch).await {
+            Ok(_) => {}
+            // It has gone or was made anew under its name; the mirror will say so.
+            Err(error) if matches!(error.reason, Reason::NotFound | Reason::Conflict) => {
+                debug!(pod = %self.uid, %error, "the status is of no use any more");
+            }
+            Err(error) => {
+                warn!(pod = %self.uid, %error, "the status could not be written");
+                return false;
+            }
+        }
+        *told = status;
+        true
+    }
+
+    /// Takes the object away, now that nothing runs; true once it is gone.
+    async fn delete_object(&self, desired: &Desired) -> bool {
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            uid: Some(self.uid.clone()),
+            ..DeleteOptions::default()
+        };
+        let (namespace, name) = (desired.object.namespace(), desired.object.name());
+        match self.context.api.delete(&PODS, namespace, name, options).await {
+            Ok(_) => {
+                info!(pod = name, namespace, "the pod has gone");
+                true
+            }
+            Err(error) if matches!(error.reason, Reason::NotFound | Reason::Conflict) => true,
+            Err(error) => {
+                warn!(pod = name, namespace, %error, "the pod's object could not be deleted");
+                false
+            }
+        }
+    }
+
+    /// Takes over a sandbox, and looks again whenever it changes.
+    pub(super) fn adopt(self: &Arc<Self>, sandbox: Sandbox) {
+        let worker = self.clone();
+        let mut changes = sandbox.watch();
+        self.change(|live| {
+            (live.sandbox, live.handle) = (Part::Ready, Some(sandbox.clone()));
+            // The sandbox was made after the volumes; files are brought up to date when they are next needed.
+            live.volumes = if live.volume_paths.is_empty() { Part::Missing } else { Part::Ready };
+        });
+        self.context.tasks.spawn("sandbox watch", async move {
+            loop {
+                if sandbox.state().lost {
+                    worker.lost(&sandbox).await;
+                    return;
+                }
+                worker.wake.notify_one();
+                match worker.context.stop.or(changes.changed()).await {
+                    Some(Ok(())) => {}
+                    _ => return,
+                }
+            }
+        });
+    }
+
+    /// The pod process is gone: its containers have ended with it, and the sandbox is made anew.
+    async fn lost(self: &Arc<Self>, sandbox: &Sandbox) {
+        let now = self.context.clock.now();
+        let ours = {
+            let mut live = self.live();
+            let ours = live.handle.as_ref().is_some_and(|handle| handle.pid() == sandbox.pid());
+            if ours {
+                live.observe(&self.uid, &sandbox.state(), now);
+                live.sandbox = Part::Busy;
+            }
+            ours
+        };
+        if !ours {
+            return;
+        }
+        self.note(None, true, "SandboxLost", "The pod's process is gone; its containers are started anew");
+        if let Err(error) = sandbox.remove().await {
+            warn!(pod = %self.uid, %error, "the remains of a lost sandbox could not be removed");
+        }
+        self.context.network.release(&self.uid);
+        self.change(|live| {
+            (live.handle, live.sandbox) = (None, Part::Missing);
+            live.ips.clear();
+            for container in live.containers.values_mut() {
+                // The next attempt goes into a new pod process, which knows nothing of the earlier ones.
+                container.earlier_starts = container.restarts();
+            }
+        });
+    }
+}
+
+/// What the pod is to be.
+pub fn wanted(desired: &Desired, now: Timestamp) -> Wanted {
+    let Some(spec) = &desired.pod.spec else { return Wanted::default() };
+    let policy = match spec.restart_policy.as_deref() {
+        Some("Never") => Restart::Never,
+        Some("OnFailure") => Restart::OnFailure,
+        _ => Restart::Always,
+    };
+    let inits = spec.init_containers.iter().flatten().map(|init| {
+        let sidecar = init.restart_policy.as_deref() == Some("Always");
+        let (role, restart) = match (sidecar, policy) {
+            (true, _) => (Role::Sidecar, Restart::Always),
+            // An init container runs to success; only `Never` makes its failure the pod's.
+            (false, Restart::Never) => (Role::Init, Restart::Never),
+            (false, _) => (Role::Init, Restart::OnFailure),
+        };
+        Container { name: init.name.clone(), role, restart }
+    });
+    let mains = spec.containers.iter().map(|main| Container {
+        name: main.name.clone(),
+        role: Role::Main,
+        restart: policy,
+    });
+    let ending = if desired.vanished {
+        Some(VANISHED_GRACE)
+    } else if desired.object.is_deleting() {
+        let grace = desired.pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
+        Some(Duration::from_secs(grace.max(1).unsigned_abs()))
+    } else {
+        overdue(spec, &desired.pod, now)
+    };
+    Wanted { containers: inits.chain(mains).collect(), ending }
+}
+
+/// A pod that has outlived `activeDeadlineSeconds` ends.
+fn overdue(spec: &core::PodSpec, pod: &core::Pod, now: Timestamp) -> Option<Duration> {
+    let deadline = spec.active_deadline_seconds?;
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+    (now.duration_since(started).as_secs() >= deadline).then(|| Duration::from_secs(30))
+}
+
+/// What the stored status says of earlier sandboxes: restart counts, how containers last ended, and whether the pod
+/// has come to its end already.
+fn remembered(pod: &core::Pod, adopted: bool) -> Live {
+    let mut live = Live::default();
+    let Some(status) = &pod.status else { return live };
+    live.started_at = status.start_time.as_ref().map(|time| time.0);
+    live.dismantled = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) && !adopted;
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let mut containers = BTreeMap::new();
+    for status in statuses {
+        let mut container = crate::pod::live::LiveContainer::default();
+        let state = status.state.as_ref();
+        let ran = state.is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+        let counted = u32::try_from(status.restart_count).unwrap_or_default();
+        container.earlier_starts = counted + u32::from(ran && !adopted);
+        let ended = state.and_then(|state| state.terminated.as_ref());
+        let before = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        container.last = ended.or(before).map(read_ended);
+        containers.insert(status.name.clone(), container);
+    }
+    live.containers = containers;
+    live
+}

@@ -1,0 +1,130 @@
+//! The one HTTP request of a probe or hook.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::HTTPGetAction;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::{ANSWER_BYTES, Failure};
+
+/// Asks, and judges the answer as upstream does.
+pub async fn get(action: &HTTPGetAction, host: String, port: u16) -> Result<(), Failure> {
+    let https = action.scheme.as_deref() == Some("HTTPS");
+    let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+    let scheme = if https { "https" } else { "http" };
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let url = format!("{scheme}://{bracketed}:{port}{slash}{path}");
+    let failed = |error: &dyn std::fmt::Display| Failure(format!("Get \"{url}\": {error}"));
+
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| failed(&format!("dial tcp {bracketed}:{port}: {error}")))?;
+    let request = request(action, &url, &format!("{bracketed}:{port}")).map_err(|error| failed(&error))?;
+    let status = if https {
+        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()));
+        let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
+        exchange(stream, request).await
+    } else {
+        exchange(stream, request).await
+    };
+    let code = status.map_err(|error| failed(&error))?;
+    if (200..400).contains(&code) {
+        Ok(())
+    } else {
+        Err(Failure(format!("HTTP probe failed with statuscode: {code}")))
+    }
+}
+
+fn request(
+    action: &HTTPGetAction,
+    url: &str,
+    authority: &str,
+) -> Result<http::Request<Empty<Bytes>>, http::Error> {
+    let target = url.splitn(4, '/').nth(3).map_or("/".to_owned(), |rest| format!("/{rest}"));
+    let mut request = http::Request::get(target);
+    let mut given: Vec<String> = Vec::new();
+    for header in action.http_headers.iter().flatten() {
+        request = request.header(&header.name, &header.value);
+        given.push(header.name.to_lowercase());
+    }
+    let defaults =
+        [("host", authority), ("user-agent", "kube-probe/1.37"), ("accept", "*/*"), ("connection", "close")];
+    for (name, value) in defaults.into_iter().filter(|(name, _)| !given.iter().any(|other| other == name)) {
+        request = request.header(name, value);
+    }
+    request.body(Empty::new())
+}
+
+async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<u16, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        let code = response.status().as_u16();
+        // Read to its end, so that the server sees an orderly close; only the code counts.
+        let _ = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        Ok(code)
+    };
+    let (code, _) = futures::join!(answer, connection);
+    code
+}
+
+/// Probes do not verify certificates: a pod's is mostly its own (as upstream).
+fn trusting() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("ring knows the default versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting(provider)))
+        .with_no_client_auth()
+}
+
+#[derive(Debug)]
+struct Trusting(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,410 @@
+//! The Node object and its Lease: how this node tells the cluster that it is there and how it is.
+//!
+//! The Lease is the heartbeat; the status is written when something changed, or after five minutes. A Node that was
+//! deleted is made again while the agent runs.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::interface::{Api, Collection, PatchKind, Target};
+use api::json;
+use api::names::{LEASES, NODES};
+use api::object::Object;
+use api::status::{Reason, Status};
+use api::value::{Map, Str, Value};
+use base::{Clock, Stop, Tasks};
+use control::mirror::Mirror;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::machine::{Load, Machine};
+
+/// How often the machine is looked at and the Lease renewed.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After this long the status is written though nothing changed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// For how long a Lease holds.
+const LEASE_SECONDS: i64 = 40;
+/// Where Leases of nodes are.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Images that a Node shows at most, the largest first, and names of each.
+const IMAGES_MAX: usize = 50;
+const NAMES_MAX: usize = 5;
+/// The version that the node tells; it follows upstream's.
+pub const KUBELET_VERSION: &str = "v1.37.2+ondol";
+
+/// What the node tells of itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the node.
+    pub node: String,
+    /// Its addresses, the primary first.
+    pub addresses: Vec<IpAddr>,
+    /// Where its HTTPS server listens.
+    pub kubelet_port: u16,
+    /// A directory on the disk that pods use.
+    pub data_dir: PathBuf,
+    /// Our own version.
+    pub version: String,
+}
+
+/// Whether the node can run pods; otherwise why not.
+pub type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Keeps the Node and its Lease.
+pub struct Registration {
+    settings: Settings,
+    machine: Machine,
+    api: Arc<dyn Api>,
+    clock: Clock,
+    images: image::Store,
+    health: Health,
+}
+
+/// What was told last.
+struct Told {
+    status: Value,
+    at: Duration,
+    uid: Str,
+}
+
+impl Registration {
+    /// For the machine as it was read.
+    pub fn new(
+        settings: Settings,
+        machine: Machine,
+        api: Arc<dyn Api>,
+        clock: Clock,
+        images: image::Store,
+        health: Health,
+    ) -> Self {
+        Self { settings, machine, api, clock, images, health }
+    }
+
+    /// Registers and keeps telling until `stop`. The watch on the Node itself runs on `tasks`.
+    pub async fn run(self, tasks: &Tasks, stop: Stop) {
+        let gone = self.watch_own(tasks, &stop);
+        let mut told: Option<Told> = None;
+        while !stop.is_stopped() {
+            if let Err(error) = self.tell(&mut told).await {
+                // Not found: someone deleted the Node. The next round makes it again.
+                warn!(node = self.settings.node, %error, "the node's status could not be written");
+                told = None;
+            }
+            if let Some(told) = &told
+                && let Err(error) = self.renew(&told.uid).await
+            {
+                warn!(node = self.settings.node, %error, "the node's lease could not be renewed");
+            }
+            let next = async {
+                tokio::select! {
+                    () = self.clock.sleep(INTERVAL) => false,
+                    () = gone.notified() => true,
+                }
+            };
+            match stop.or(next).await {
+                Some(true) => told = None,
+                Some(false) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Hears when the Node is deleted.
+    fn watch_own(&self, tasks: &Tasks, stop: &Stop) -> Arc<Notify> {
+        let selector = format!("metadata.name={}", self.settings.node);
+        let mirror = Mirror::selecting(Collection::new(&NODES, ""), "", &selector);
+        let gone = Arc::new(Notify::new());
+        let heard = gone.clone();
+        mirror.on_change(move |change| {
+            if change.new.is_none() {
+                heard.notify_one();
+            }
+        });
+        let (api, clock, stop) = (self.api.clone(), self.clock.clone(), stop.clone());
+        tasks.spawn("watch of the own node", async move { mirror.run(&*api, &clock, &stop).await });
+        gone
+    }
+
+    /// Writes the status if it is due.
+    async fn tell(&self, told: &mut Option<Told>) -> Result<(), Status> {
+        let (before, uid) = match told {
+            Some(told) => (told.status.clone(), told.uid.clone()),
+            None => {
+                let node = self.register().await?;
+                let status = node.to_tree().get("status").cloned().unwrap_or_else(Value::object);
+                (status, node.uid().into())
+            }
+        };
+        let status = self.status(&before);
+        let due = told.as_ref().is_none_or(|told| {
+            self.clock.monotonic().saturating_sub(told.at) >= REPORT_INTERVAL
+                || without_heartbeats(&status) != without_heartbeats(&told.status)
+        });
+        if due {
+            let target = Target::new(&NODES, "", &self.settings.node).subresource("status");
+            let patch = json!({"status": (replacing_addresses(status.clone()))});
+            self.api.patch(target, PatchKind::StrategicMerge, &patch).await?;
+            *told = Some(Told { status, at: self.clock.monotonic(), uid });
+        }
+        Ok(())
+    }
+
+    /// The Node: as it is, with our labels, or made anew.
+    async fn register(&self) -> Result<Arc<Object>, Status> {
+        let name = &*self.settings.node;
+        let node = self.node();
+        match self.api.create(&NODES, "", &node).await {
+            Ok(created) => {
+                info!(node = name, "the node is registered");
+                return Ok(created);
+            }
+            Err(status) if status.reason == Reason::AlreadyExists => {}
+            Err(status) => return Err(status),
+        }
+        let found = self.api.get(&NODES, "", name).await?;
+        let labels = node.at(&["metadata", "labels"]).cloned().unwrap_or_else(Value::object);
+        let wanted = labels.as_object().map(|labels| labels.iter().all(|(k, v)| found.label(k) == v.as_str()));
+        if wanted == Some(true) {
+            return Ok(found);
+        }
+        let patch = json!({"metadata": {"labels": labels}});
+        self.api.patch(Target::new(&NODES, "", name), PatchKind::StrategicMerge, &patch).await
+    }
+
+    fn node(&self) -> Value {
+        let name = &*self.settings.node;
+        let architecture = &*self.machine.architecture;
+        json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": name,
+                "labels": {
+                    "beta.kubernetes.io/arch": architecture,
+                    "beta.kubernetes.io/os": "linux",
+                    "kubernetes.io/arch": architecture,
+                    "kubernetes.io/hostname": name,
+                    "kubernetes.io/os": "linux"
+                },
+                "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+            },
+            "spec": {},
+            "status": (self.status(&Value::object()))
+        })
+    }
+
+    /// The whole status now; transitions are dated by comparing with `before`.
+    fn status(&self, before: &Value) -> Value {
+        let load = Load::read(&self.settings.data_dir)
+            .inspect_err(|error| warn!(%error, "the machine's load cannot be measured"))
+            .unwrap_or_default();
+        let mut addresses: Vec<Value> = self.settings.addresses.iter().map(internal).collect();
+        addresses.push(json!({"type": "Hostname", "address": (self.settings.node.as_str())}));
+        json!({
+            "addresses": (Value::Array(addresses)),
+            "allocatable": (quantities(self.machine.allocatable())),
+            "capacity": (quantities(self.machine.capacity())),
+            "conditions": (conditions(before, load, (self.health)(), self.clock.now())),
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": (i64::from(self.settings.kubelet_port))}},
+            "images": (images(self.images.list())),
+            "nodeInfo": (self.info())
+        })
+    }
+
+    fn info(&self) -> Value {
+        let machine = &self.machine;
+        let mut info = json!({
+            "architecture": (machine.architecture.as_str()),
+            "bootID": (machine.boot_id.as_str()),
+            "containerRuntimeVersion": (format!("ondol://{}", self.settings.version)),
+            "kernelVersion": (machine.kernel.as_str()),
+            "kubeProxyVersion": "",
+            "kubeletVersion": KUBELET_VERSION,
+            "machineID": (machine.machine_id.as_str()),
+            "operatingSystem": "linux",
+            "osImage": (machine.os_image.as_str()),
+            "systemUUID": (machine.system_uuid.as_str())
+        });
+        if machine.swap_bytes > 0 {
+            info.set(&["swap", "capacity"], machine.swap_bytes as i64);
+        }
+        info
+    }
+
+    /// Renews the Lease, or makes it.
+    async fn renew(&self, uid: &str) -> Result<(), Status> {
+        let name = &*self.settings.node;
+        // A Lease counts microseconds.
+        let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+        let spec = json!({
+            "holderIdentity": name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": (now.as_str())
+        });
+        let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]);
+        let patch = json!({"metadata": {"ownerReferences": (owners.clone())}, "spec": (spec.clone())});
+        let target = Target::new(&LEASES, LEASE_NAMESPACE, name);
+        match self.api.patch(target, PatchKind::Merge, &patch).await {
+            Err(status) if status.reason == Reason::NotFound => {}
+            other => return other.map(|_| ()),
+        }
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": owners},
+            "spec": spec
+        });
+        self.api.create(&LEASES, LEASE_NAMESPACE, &lease).await.map(|_| ())
+    }
+}
+
+fn internal(address: &IpAddr) -> Value {
+    json!({"type": "InternalIP", "address": (address.to_string())})
+}
+
+fn quantities(resources: std::collections::BTreeMap<String, String>) -> Value {
+    let pairs = resources.into_iter().map(|(name, quantity)| (Str::from(name), Value::from(quantity)));
+    Value::from(Map::from_pairs(pairs.collect()))
+}
+
+/// The images of the node, the largest first, as upstream orders and cuts them.
+fn images(named: Vec<image::store::Named>) -> Value {
+    let mut by_image: std::collections::BTreeMap<String, (u64, Vec<String>)> = Default::default();
+    for named in named {
+        let (size, names) = by_image.entry(named.image_id.to_string()).or_default();
+        *size = named.size_bytes;
+        for name in [named.repo_digest(), named.name.to_string()] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    let mut images: Vec<(u64, Vec<String>)> = by_image.into_values().collect();
+    images.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let shown = images.into_iter().take(IMAGES_MAX).map(|(size, mut names)| {
+        names.sort_by_key(|name| !name.contains('@'));
+        names.truncate(NAMES_MAX);
+        let names = names.into_iter().map(Value::from).collect();
+        json!({"names": (Value::Array(names)), "sizeBytes": (size as i64)})
+    });
+    Value::Array(shown.collect())
+}
+
+/// The four conditions with upstream's words. Pure.
+fn conditions(before: &Value, load: Load, health: Result<(), String>, now: Timestamp) -> Value {
+    let pressure = |kind, present: bool, [absent_reason, absent]: [&str; 2], [reason, message]: [&str; 2]| {
+        let (status, reason, message) =
+            if present { ("True", reason, message) } else { ("False", absent_reason, absent) };
+        condition(before, kind, status, reason, message, now)
+    };
+    let ready = match health {
+        Ok(()) => condition(before, "Ready", "True", "KubeletReady", "kubelet is posting ready status", now),
+        Err(why) => condition(before, "Ready", "False", "KubeletNotReady", &why, now),
+    };
+    Value::Array(vec![
+        pressure(
+            "MemoryPressure",
+            load.memory_pressure,
+            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+        ),
+        pressure(
+            "DiskPressure",
+            load.disk_pressure,
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+        ),
+        // Upstream has no threshold of processes by default either.
+        pressure(
+            "PIDPressure",
+            false,
+            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+        ),
+        ready,
+    ])
+}
+
+fn condition(before: &Value, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Value {
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let former = before.array_at(&["conditions"]).iter().find(|c| c.str_at(&["type"]) == Some(kind));
+    let since = former
+        .filter(|former| former.str_at(&["status"]) == Some(status))
+        .and_then(|former| former.str_at(&["lastTransitionTime"]))
+        .unwrap_or(&now)
+        .to_owned();
+    json!({
+        "type": kind,
+        "status": status,
+        "lastHeartbeatTime": (now.as_str()),
+        "lastTransitionTime": since,
+        "reason": reason,
+        "message": message
+    })
+}
+
+/// What must differ for a status to be written before it is due.
+fn without_heartbeats(status: &Value) -> Value {
+    let mut status = status.clone();
+    if let Some(conditions) = status.at_mut(&["conditions"]).and_then(Value::as_array_mut) {
+        conditions.iter_mut().for_each(|condition| _ = condition.remove(&["lastHeartbeatTime"]));
+    }
+    status
+}
+
+/// Addresses are merged by type, and a node may have two of one type: the whole list is replaced.
+fn replacing_addresses(mut status: Value) -> Value {
+    if let Some(addresses) = status.at_mut(&["addresses"]).and_then(Value::as_array_mut) {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_keep_the_time_of_their_last_change() {
+        let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + Duration::from_secs(60));
+        let first = json!({"conditions": (conditions(&Value::object(), Load::default(), Ok(()), early))});
+        let pressed = Load { disk_pressure: true, ..Load::default() };
+        let second = conditions(&first, pressed, Ok(()), late);
+        let times: Vec<_> = second
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|condition| {
+                let text = |field: &str| condition.str_at(&[field]).unwrap_or_default().to_owned();
+                (text("type"), text("status"), text("lastTransitionTime"))
+            })
+            .collect();
+        let expect = [
+            ("MemoryPressure", "False", "1970-01-01T00:00:00Z"),
+            ("DiskPressure", "True", "1970-01-01T00:01:00Z"),
+            ("PIDPressure", "False", "1970-01-01T00:00:00Z"),
+            ("Ready", "True", "1970-01-01T00:00:00Z"),
+        ];
+        let expect = expect.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+        assert_eq!(times, expect);
+    }
+
+    #[test]
+    fn a_heartbeat_alone_is_no_change() {
+        let at = |seconds| {
+            let now = Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+            json!({"conditions": (conditions(&Value::object(), Load::default(), Ok(()), now))})
+        };
+        let mut later = json!({"conditions": (conditions(
+            &at(0), Load::default(), Ok(()), Timestamp::UNIX_EPOCH + Duration::from_secs(10)
+        ))});
+        assert_ne!(later, at(0));
+        assert_eq!(without_heartbeats(&later), without_heartbeats(&at(0)));
+        later = json!({"conditions": (conditions(&at(0), Load::default(), Err("x".into()), Timestamp::UNIX_EPOCH))});
+        assert_ne!(without_heartbeats(&later), without_heartbeats(&at(0)));
+    }
+}
