@@ -1,0 +1,92 @@
+//! `cargo xtask bench`: runs benchmarks and records what they print, with the command that repeats it.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{self, command};
+use crate::project::Project;
+
+/// Each benchmark: its name, the package and the benchmark binary of it, what it measures.
+const BENCHES: [(&str, &str, &str, &str); 3] = [
+    ("store", "store", "engine", "Durable commits of the engine alone, recovery, memory"),
+    ("net", "net", "packets", "Loading 1,000 Services with 3 endpoints, and changing one"),
+    ("sandbox", "sandbox", "start", "Starting a pod process and a container in it"),
+];
+
+/// What `cargo xtask bench` is told.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Which to run; all if none is named.
+    names: Vec<String>,
+}
+
+/// Runs benchmarks, each in release, one after the other, and puts their sections into BENCHMARKS.md.
+pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
+    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).collect();
+    if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
+    }
+    let path = project.root().join("BENCHMARKS.md");
+    for (name, package, bench, what) in BENCHES {
+        if !arguments.names.is_empty() && !arguments.names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        let mut printed = String::new();
+        let mut cargo = command("cargo", ["bench", "--locked", "--package", package, "--bench", bench]);
+        let succeeded = command::follow(cargo.current_dir(project.root()), |line| {
+            printed.push_str(line);
+            printed.push('\n');
+        })?;
+        if !succeeded {
+            bail!("the benchmark {name} failed");
+        }
+        let section = format!(
+            "{what}. `cargo xtask bench {name}` on {}:\n\n```\n{}\n```\n",
+            machine()?,
+            printed.trim_end()
+        );
+        let text = match path.exists() {
+            true => fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
+            false => "# Benchmarks\n".to_owned(),
+        };
+        fs::write(&path, with_section(&text, name, &section))?;
+    }
+    Ok(())
+}
+
+/// The machine in a few words.
+fn machine() -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("reading /proc/cpuinfo")?;
+    let model =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
+    let cores = std::thread::available_parallelism()?;
+    let kernel = command::read(&mut command("uname", ["-sr"]))?;
+    Ok(format!("{cores} cores of {}, {kernel}", model.trim_start_matches([' ', '\t', ':'])))
+}
+
+/// The text with the section between its marks replaced, or appended.
+fn with_section(text: &str, name: &str, section: &str) -> String {
+    let (begin, end) = (format!("<!-- bench {name} -->\n"), format!("<!-- end {name} -->\n"));
+    let marked = format!("{begin}{section}{end}");
+    match (text.find(&begin), text.find(&end)) {
+        (Some(from), Some(to)) if from < to => {
+            format!("{}{marked}{}", &text[..from], &text[to + end.len()..])
+        }
+        _ => format!("{}\n\n## {name}\n\n{marked}", text.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_appended_once_and_then_replaced() {
+        let first = with_section("# Benchmarks\n", "store", "one\n");
+        let second = with_section(&first, "net", "two\n");
+        let third = with_section(&second, "store", "three\n");
+        assert!(third.contains("three") && third.contains("two") && !third.contains("one"));
+        assert_eq!(third.matches("## store").count(), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! The planted faults, each with the test that must find it.
+
+/// One fault.
+pub struct Mutant {
+    /// What is wrong.
+    pub name: &'static str,
+    /// The source that it is planted in.
+    pub file: &'static str,
+    /// What stands there, exactly once.
+    pub search: &'static str,
+    /// What stands there with the fault.
+    pub replace: &'static str,
+    /// The package that has the test.
+    pub package: &'static str,
+    /// How cargo finds the test's binary: `--lib`, or `--test` and its name.
+    pub suite: &'static [&'static str],
+    /// The name of the test, or a part of it.
+    pub test: &'static str,
+}
+
+const LIB: &[&str] = &["--lib"];
+
+/// All of them.
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "skipped-fdatasync",
+        file: "crates/store/src/log/writer.rs",
+        search: "if let Err(error) = self.file.sync() {\n            return Err(self.seal",
+        replace: "if let Err(error) = Ok::<(), io::Error>(()) {\n            return Err(self.seal",
+        package: "store",
+        suite: LIB,
+        test: "what_was_acknowledged_survives_any_crash",
+    },
+    Mutant {
+        name: "torn-tail-accepted",
+        file: "crates/store/src/log/replay.rs",
+        search: "report.torn_bytes = bytes;",
+        replace: "report.torn_bytes = bytes.min(0);",
+        package: "store",
+        suite: LIB,
+        test: "a_torn_write_is_reported",
+    },
+    Mutant {
+        name: "lost-requeue",
+        file: "crates/control/src/queue.rs",
+        search: "if state.waiting.contains(key) {",
+        replace: "if state.waiting.remove(key) && state.closed {",
+        package: "control",
+        suite: LIB,
+        test: "a_key_waits_once_and_returns_after_work",
+    },
+    Mutant {
+        name: "surge-plus-one",
+        file: "crates/controllers/src/deployment/rolling.rs",
+        search: "self.replicas + self.max_surge\n",
+        replace: "self.replicas + self.max_surge + 1\n",
+        package: "controllers",
+        suite: LIB,
+        test: "a_rollout_completes_within_its_bounds",
+    },
+    Mutant {
+        name: "one-pod-too-few",
+        file: "crates/controllers/src/deployment/rolling.rs",
+        search: "self.replicas - self.max_unavailable\n",
+        replace: "self.replicas - self.max_unavailable - 1\n",
+        package: "controllers",
+        suite: LIB,
+        test: "a_rollout_completes_within_its_bounds",
+    },
+    Mutant {
+        name: "ignored-leaf",
+        file: "crates/api/src/fields/compare.rs",
+        search: "Some(value) if field.emit || !value.is_empty() => Side::There(value),",
+        replace: "Some(_) if field.name == \"image\" => Side::Absent,\n            \
+                  Some(value) if field.emit || !value.is_empty() => Side::There(value),",
+        package: "api",
+        suite: LIB,
+        test: "managed_fields_are_upstreams_to_the_leaf",
+    },
+    Mutant {
+        name: "managed-fields-one-level-deep",
+        file: "crates/api/src/fields/set.rs",
+        search: "pairs.push((entry.element.text(), entry.children.value(entry.member)));",
+        replace: "pairs.push((entry.element.text(), Self::new().value(entry.member)));",
+        package: "api",
+        suite: LIB,
+        test: "managed_fields_are_upstreams_to_the_leaf",
+    },
+    Mutant {
+        name: "double-start",
+        file: "programs/pod-process/src/server/requests.rs",
+        search: "if let Some(known) = self.find(&container.name, container.attempt) {",
+        replace: "if let Some(known) = self.find(&container.name, container.attempt).filter(|_| id == u32::MAX) {",
+        package: "sandbox",
+        suite: &["--test", "kernel"],
+        test: "an_attempt_is_started_once_whoever_asks",
+    },
+    Mutant {
+        name: "one-address-twice",
+        file: "crates/net/src/ipam.rs",
+        search: "self.words[(index / 64) as usize] |= 1 << (index % 64);",
+        replace: "self.words[(index / 64) as usize] |= u64::from(index % 5 > 0) << (index % 64);",
+        package: "net",
+        suite: LIB,
+        test: "no_address_is_ever_given_twice",
+    },
+    Mutant {
+        name: "unchecked-digest",
+        file: "crates/image/src/store/blobs.rs",
+        search: "expected.filter(|expected| *expected != digest)",
+        replace: "expected.filter(|expected| *expected != digest && bytes == 0)",
+        package: "image",
+        suite: LIB,
+        test: "content_with_another_digest_is_refused_and_leaves_nothing",
+    },
+    Mutant {
+        name: "ignored-spread",
+        file: "crates/scheduler/src/filters.rs",
+        search: "    Filter { name: \"PodTopologySpread\", check: pod_topology_spread },\n",
+        replace: "    Filter { name: \"PodTopologySpread\", check: |request, node| pod_topology_spread(request, node).filter(|_| false) },\n",
+        package: "scheduler",
+        suite: LIB,
+        test: "required_spread_keeps_the_skew",
+    },
+    Mutant {
+        name: "stale-endpoint",
+        file: "crates/controllers/src/endpoints/slices.rs",
+        search: "slice.tree.array_at(&[\"endpoints\"]).iter().filter_map(|old| left.remove(&identity_of(old)));",
+        replace: "slice.tree.array_at(&[\"endpoints\"]).iter()\
+                  .map(|old| left.remove(&identity_of(old)).unwrap_or_else(|| old.clone()));",
+        package: "testkit",
+        suite: &["--test", "world"],
+        test: "every_seed_holds",
+    },
+];

@@ -1,0 +1,86 @@
+//! `cargo xtask suite NAME`: other people's suites, with a ledger in conformance/ that says test by test what passes.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{self, command};
+use crate::project::Project;
+use crate::{prerequisites, upstream};
+
+/// The suites that can be run.
+const SUITES: [(&str, &str); 1] =
+    [("kubectl", "kubectl's own verbs against `ondol up`, one short case each (conformance/kubectl.sh)")];
+
+/// What `cargo xtask suite` is told.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Which suite.
+    name: String,
+    /// Writes the outcome down as the new ledger.
+    #[arg(long)]
+    record: bool,
+}
+
+/// Runs a suite. A test that the ledger says passes, and that does not, is an error.
+pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
+    if SUITES.iter().all(|(name, _)| *name != arguments.name) {
+        let known =
+            SUITES.iter().map(|(name, what)| format!("  {name}: {what}")).collect::<Vec<_>>().join("\n");
+        bail!("there is no suite \"{}\" here. There is:\n{known}", arguments.name);
+    }
+    prerequisites::require()?;
+    let kubectl = upstream::kubectl(project)?;
+    eprintln!("running with {}", kubectl.origin);
+    command::run(command("cargo", ["build", "--locked", "--package", "ondol"]).current_dir(project.root()))?;
+    let mut script =
+        command("bash", [project.root().join("conformance").join(format!("{}.sh", arguments.name))]);
+    script.env("ONDOL", project.binary("debug", "ondol")).env("KUBECTL", &kubectl.path);
+    let mut outcome = BTreeMap::new();
+    let finished = command::follow(&mut script, |line| {
+        for (word, passed) in [("PASS ", true), ("FAIL ", false)] {
+            if let Some(name) = line.strip_prefix(word).and_then(|rest| rest.split([':', ' ']).next()) {
+                outcome.insert(name.to_owned(), passed);
+            }
+        }
+    })?;
+    if outcome.is_empty() {
+        bail!(
+            "the suite told of no test at all (it ended with {})",
+            if finished { "success" } else { "failure" }
+        );
+    }
+    let ledger = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
+    if arguments.record {
+        fs::write(&ledger, outcome.iter().map(|(name, passed)| line(name, *passed)).collect::<String>())?;
+    }
+    let text = fs::read_to_string(&ledger).with_context(|| format!("reading {}", ledger.display()))?;
+    let lost: Vec<&str> = passing(&text).filter(|name| outcome.get(*name) != Some(&true)).collect();
+    let passed = outcome.values().filter(|passed| **passed).count();
+    println!("{passed} passed, {} failed", outcome.len() - passed);
+    if !lost.is_empty() {
+        bail!("these passed before: {}", lost.join(", "));
+    }
+    Ok(())
+}
+
+fn line(name: &str, passed: bool) -> String {
+    format!("{} {name}\n", if passed { "pass" } else { "fail" })
+}
+
+/// The tests that the ledger says pass.
+fn passing(ledger: &str) -> impl Iterator<Item = &str> {
+    ledger.lines().filter_map(|line| line.strip_prefix("pass "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_into_the_ledger_is_read_again() {
+        let ledger = [line("get", true), line("edit", false), line("wait", true)].concat();
+        assert_eq!(passing(&ledger).collect::<Vec<_>>(), ["get", "wait"]);
+    }
+}
