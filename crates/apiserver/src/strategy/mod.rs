@@ -5,6 +5,8 @@
 //! they read through [`Lookups`].
 
 mod namespaces;
+mod services;
+mod words;
 
 use api::names::{GroupResource, Resource};
 use api::status::{Cause, Status};
@@ -172,7 +174,7 @@ impl Strategy for Plain {
 }
 
 /// All strategies.
-pub static ALL: &[&dyn Strategy] = &[&namespaces::Namespaces];
+pub static ALL: &[&dyn Strategy] = &[&namespaces::Namespaces, &services::Services];
 
 /// The strategy of a kind.
 pub fn of(resource: &GroupResource) -> &'static dyn Strategy {
