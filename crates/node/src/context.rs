@@ -55,6 +55,9 @@ pub struct Settings {
     pub allocatable: BTreeMap<String, String>,
 }
 
+/// Services of a namespace.
+pub type ServicesOf = Arc<dyn Fn(&str) -> Vec<ServiceFacts> + Send + Sync>;
+
 /// What every pod of the node shares.
 pub struct Context {
     /// What the agent was told.
@@ -82,5 +85,5 @@ pub struct Context {
     /// ConfigMaps and Secrets.
     pub references: Arc<References>,
     /// Services of a namespace, as environments show them.
-    pub services: Arc<dyn Fn(&str) -> Vec<ServiceFacts> + Send + Sync>,
+    pub services: ServicesOf,
 }

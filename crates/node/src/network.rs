@@ -136,9 +136,15 @@ pub fn wipe(instance: &Instance, record: &Path) -> Result<(), NetworkError> {
 }
 
 impl PodNetwork for BridgeNetwork {
-    fn attach<'a>(&'a self, uid: &'a str, netns: BorrowedFd<'a>) -> BoxFuture<'a, Result<Vec<IpAddr>, String>> {
+    fn attach<'a>(
+        &'a self,
+        uid: &'a str,
+        netns: BorrowedFd<'a>,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, String>> {
         async move {
-            let netns = netns.try_clone_to_owned().map_err(|error| format!("the pod's network namespace: {error}"))?;
+            let netns = netns
+                .try_clone_to_owned()
+                .map_err(|error| format!("the pod's network namespace: {error}"))?;
             let (addresses, new) = self.0.state().addresses_of(uid).map_err(|error| error.to_string())?;
             let (inner, key, given) = (self.0.clone(), uid.to_owned(), addresses.clone());
             let attached = blocking(move || {

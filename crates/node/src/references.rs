@@ -141,7 +141,7 @@ impl Sources for References {
 fn pairs<'a>(tree: &'a Value, field: &str) -> impl Iterator<Item = (String, &'a str)> {
     let map = tree.get(field).and_then(Value::as_object);
     map.into_iter()
-        .flat_map(|map| map.iter())
+        .flat_map(api::value::Map::iter)
         .filter_map(|(key, value)| Some((key.to_string(), value.as_str()?)))
 }
 

@@ -167,7 +167,8 @@ impl Registration {
         }
         let found = self.api.get(&NODES, "", name).await?;
         let labels = node.at(&["metadata", "labels"]).cloned().unwrap_or_else(Value::object);
-        let wanted = labels.as_object().map(|labels| labels.iter().all(|(k, v)| found.label(k) == v.as_str()));
+        let wanted =
+            labels.as_object().map(|labels| labels.iter().all(|(k, v)| found.label(k) == v.as_str()));
         if wanted == Some(true) {
             return Ok(found);
         }

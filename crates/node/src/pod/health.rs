@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join;
 use k8s_openapi::api::core::v1 as core;
-use sandbox::Attempt;
+use sandbox::{Attempt, Phase};
 
 use crate::pod::live::LiveContainer;
 use crate::pod::worker::Worker;
@@ -112,10 +112,7 @@ impl Worker {
                     }
                 }
             }
-            // Until it is up a container is asked more often: its first answer is what everybody waits for.
-            let settled = kind != Kind::Liveness && successes == 0 && failures == 0;
-            let pause = if settled { period.min(Duration::from_secs(1)) } else { period };
-            if self.context.stop.or(self.context.clock.sleep(pause)).await.is_none() {
+            if self.context.stop.or(self.context.clock.sleep(period)).await.is_none() {
                 return false;
             }
         }
@@ -137,12 +134,11 @@ impl Worker {
         self.latest_attempt(&attempt.name) == Some((attempt.number, true))
     }
 
-    /// Changes what is known of an attempt, if it is still the latest.
+    /// Changes what is known of an attempt, if it still runs.
     fn with(&self, attempt: &Attempt, change: impl FnOnce(&mut LiveContainer)) -> bool {
         self.change(|live| {
             let Some(container) = live.containers.get_mut(&attempt.name) else { return false };
-            let latest = container.latest.as_ref().map(|(number, _)| *number);
-            let current = latest.is_none_or(|number| number == attempt.number);
+            let current = matches!(&container.latest, Some((number, Phase::Running { .. })) if *number == attempt.number);
             if current {
                 change(container);
             }

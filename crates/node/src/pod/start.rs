@@ -31,6 +31,14 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for a container whose hook failed.
 const HOOK_FAILURE_GRACE: Duration = Duration::from_secs(30);
 
+/// The files of a container's attempt on the node.
+struct Layout {
+    /// Path inside, and on the node.
+    files: Vec<(String, PathBuf)>,
+    termination_file: PathBuf,
+    root: Root,
+}
+
 /// Why a container cannot be started, as its status and events say it.
 struct Obstacle {
     reason: &'static str,
@@ -80,7 +88,12 @@ impl Worker {
     /// Brings files of ConfigMaps, Secrets, downward fields and tokens up to date.
     pub(super) async fn refresh_volumes(self: &Arc<Self>) {
         if self.live().volumes != Part::Ready {
-            return self.change(|_| ());
+            // What was missing may be there now, so it is tried again at once.
+            return self.change(|live| {
+                if matches!(live.volumes, Part::Failed(_)) {
+                    live.volumes = Part::Missing;
+                }
+            });
         }
         let desired = self.desired();
         match self.write_volumes(&desired).await {
@@ -404,6 +417,8 @@ impl Worker {
                 self.change(|live| {
                     let container = live.containers.entry(name.to_owned()).or_default();
                     (container.waiting, container.busy) = (None, false);
+                    // The next attempt asks again: a policy may want the registry's newest.
+                    container.image = Part::Missing;
                 });
                 self.watch_over(desired, attempt, true);
             }
@@ -457,7 +472,7 @@ impl Worker {
             (desired.object.clone(), desired.pod.clone(), container.clone(), root_image);
         let log = self.log_path(desired, name, restarts);
         let prepared = tokio::task::spawn_blocking(move || {
-            let (files, termination_file, root) =
+            let Layout { files, termination_file, root } =
                 worker.lay_out(&object, &pod, &own.name, restarts, &image.layers, &facts)?;
             let user = user(&own, &pod, &image.config.user, &root)?;
             let parts = Parts {
@@ -512,7 +527,7 @@ impl Worker {
         restarts: u32,
         layers: &[PathBuf],
         facts: &Facts,
-    ) -> Result<(Vec<(String, PathBuf)>, PathBuf, Root), String> {
+    ) -> Result<Layout, String> {
         let failed = |error: std::io::Error| format!("the node's disk: {error}");
         let directory = self.directory();
         let etc = directory.join("etc");
@@ -558,7 +573,7 @@ impl Worker {
             upper: writable.join("upper"),
             work: writable.join("work"),
         };
-        Ok((files, termination_file, root))
+        Ok(Layout { files, termination_file, root })
     }
 
     /// A container runs: its hook is told (once, by who started it), its probes begin.
@@ -578,6 +593,7 @@ impl Worker {
                     return;
                 }
             }
+            worker.observe(&mut worker.live(), &worker.desired(), worker.context.clock.now());
             worker.probe(&container, &attempt).await;
         });
     }

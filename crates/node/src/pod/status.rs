@@ -103,9 +103,9 @@ impl PodFacts<'_> {
         let mut status = json!({
             "phase": (self.phase()),
             "hostIP": (first(self.host_ips)),
-            "hostIPs": (addresses(self.host_ips)),
+            "hostIPs": (replaced(self.host_ips)),
             "podIP": (first(self.pod_ips)),
-            "podIPs": (addresses(self.pod_ips)),
+            "podIPs": (replaced(self.pod_ips)),
             "startTime": (time(self.started_at)),
             "conditions": (self.conditions())
         });
@@ -395,8 +395,10 @@ fn first(ips: &[IpAddr]) -> Value {
     ips.first().map_or(Value::Null, |ip| ip.to_string().into())
 }
 
-fn addresses(ips: &[IpAddr]) -> Vec<Value> {
-    ips.iter().map(|ip| json!({"ip": (ip.to_string())})).collect()
+/// A whole list of addresses: a strategic merge patch would otherwise add to those of an earlier sandbox.
+fn replaced(ips: &[IpAddr]) -> Vec<Value> {
+    let addresses = ips.iter().map(|ip| json!({"ip": (ip.to_string())}));
+    std::iter::once(json!({"$patch": "replace"})).chain(addresses).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sandbox::{Attempt, Phase, Sandbox};
 use tracing::warn;
 
@@ -62,7 +63,7 @@ impl Worker {
             .containers
             .get(&attempt.name)
             .and_then(|c| c.rootfs.as_ref()?.config.stop_signal.clone());
-        let signal = asked.or(of_image).and_then(|name| number(&name)).unwrap_or(libc_sigterm());
+        let signal = asked.or(of_image).and_then(|name| number(&name)).unwrap_or(Signal::TERM.as_raw());
         if let Err(error) = sandbox.signal(attempt, signal).await {
             warn!(container = %attempt, %error, "a container could not be told to end");
         }
@@ -77,14 +78,9 @@ impl Worker {
 
     /// Takes sandbox, volumes and files away; logs stay until the pod's object goes.
     pub(super) async fn dismantle(self: &Arc<Self>, desired: &Desired) {
+        // What it says last must not be lost with it.
+        self.observe(&mut self.live(), desired, self.context.clock.now());
         let sandbox = self.sandbox();
-        if let Some(sandbox) = &sandbox {
-            // What it says last must not be lost with it.
-            let now = self.context.clock.now();
-            let mut live = self.live();
-            let ended = live.observe(&self.uid, &sandbox.state(), now);
-            ended.into_iter().for_each(|(name, number)| self.read_message(&mut live, desired, &name, number));
-        }
         let mut failure = None;
         if let Some(sandbox) = sandbox {
             self.live().handle = None;
@@ -154,13 +150,8 @@ async fn ended(sandbox: &Sandbox, attempt: &Attempt) {
         .await;
 }
 
-fn libc_sigterm() -> i32 {
-    rustix::process::Signal::TERM.as_raw()
-}
-
 /// The number of a signal's name, as images and pods write it: `SIGTERM`, `TERM` or `15`.
 fn number(name: &str) -> Option<i32> {
-    use rustix::process::Signal;
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }

@@ -117,10 +117,7 @@ impl Worker {
             }
             let ends = stops.iter().map(|name| self.stop_container(&desired, name, grace, true));
             futures::future::join_all(ends).await;
-            let now = self.context.clock.now();
-            if let Some(state) = self.sandbox().map(|sandbox| sandbox.state()) {
-                self.live().observe(&self.uid, &state, now);
-            }
+            self.observe(&mut self.live(), &desired, self.context.clock.now());
         }
         if let Some(sandbox) = self.sandbox()
             && let Err(error) = sandbox.remove().await
@@ -236,12 +233,7 @@ impl Worker {
         if live.dismantled || (live.refused.is_some() && wanted.ending.is_none()) {
             return machine::Next::default();
         }
-        if let Some(state) = live.handle.as_ref().map(Sandbox::state) {
-            let ended = live.observe(&self.uid, &state, now);
-            for (name, number) in ended {
-                self.read_message(&mut live, desired, &name, number);
-            }
-        }
+        self.observe(&mut live, desired, now);
         live.started_at.get_or_insert(now);
         let next = machine::next(wanted, &live.seen(), now);
         for step in &next.steps {
@@ -258,6 +250,14 @@ impl Worker {
             }
         }
         next
+    }
+
+    /// Takes in what the sandbox says now, with the last words of what has ended.
+    pub(super) fn observe(&self, live: &mut Live, desired: &Desired, now: Timestamp) {
+        let Some(state) = live.handle.as_ref().map(Sandbox::state) else { return };
+        for (name, number) in live.observe(&self.uid, &state, now) {
+            self.read_message(live, desired, &name, number);
+        }
     }
 
     fn begin(self: &Arc<Self>, step: Step, desired: &Desired) {
@@ -400,9 +400,14 @@ impl Worker {
         self.change(|live| {
             (live.handle, live.sandbox) = (None, Part::Missing);
             live.ips.clear();
-            for container in live.containers.values_mut() {
-                // The next attempt goes into a new pod process, which knows nothing of the earlier ones.
-                container.earlier_starts = container.restarts();
+            // Init containers prepare a sandbox, so a new one needs them again.
+            let wanted = wanted(&self.desired(), now);
+            for init in wanted.containers.iter().filter(|container| container.role == Role::Init) {
+                if let Some(live) = live.containers.get_mut(&init.name)
+                    && let Some((number, _)) = live.latest.take()
+                {
+                    live.earlier_starts = number + 1;
+                }
             }
         });
     }
