@@ -4,6 +4,7 @@
 pub mod container;
 pub mod environment;
 mod health;
+mod images;
 pub mod live;
 pub mod machine;
 pub mod network_files;
@@ -12,4 +13,5 @@ pub mod sources;
 mod start;
 pub mod status;
 mod stop;
+mod storage;
 pub mod worker;

@@ -1,31 +1,20 @@
 //! The steps that bring a pod up.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::interface::{Call, Target, WriteOptions};
-use api::json;
-use api::names::SERVICE_ACCOUNTS;
-use image::policy::{Decision, PullPolicy, decide};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use sandbox::{Attempt, Resources, Root, Scope, User};
 
 use crate::pod::container::{self, Parts, hostname, shares};
 use crate::pod::environment::{Facts, of_services, variables};
-use crate::pod::live::RootImage;
-use crate::pod::machine::{Part, backoff};
+use crate::pod::machine::Part;
 use crate::pod::network_files;
 use crate::pod::quality::{Quality, milli, units};
-use crate::pod::sources::Sources;
 use crate::pod::worker::{Desired, RETRY, Worker};
 use crate::probe::{Action, Place};
-use crate::volume::{self, VolumeError, Volumes};
 
-/// Of its life, the share (in percent) after which a token is renewed, and the least before.
-const TOKEN_RENEWAL_PERCENT: i64 = 80;
 /// How long a hook may take if nothing else bounds it.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for a container whose hook failed.
@@ -40,9 +29,9 @@ struct Layout {
 }
 
 /// Why a container cannot be started, as its status and events say it.
-struct Obstacle {
-    reason: &'static str,
-    message: String,
+pub(super) struct Obstacle {
+    pub reason: &'static str,
+    pub message: String,
 }
 
 impl Worker {
@@ -58,142 +47,12 @@ impl Worker {
         self.context.settings.logs_dir.join(pod).join(container).join(format!("{attempt}.log"))
     }
 
-    fn facts(&self) -> Facts {
+    pub(super) fn facts(&self) -> Facts {
         Facts {
             host_ips: self.context.settings.host_ips.clone(),
             pod_ips: self.live().ips.clone(),
             allocatable: self.context.settings.allocatable.clone(),
         }
-    }
-
-    pub(super) async fn prepare_volumes(self: &Arc<Self>, desired: &Desired) {
-        let (maps, secrets) = volume::references(&desired.pod);
-        self.context.references.ensure(&self.uid, desired.object.namespace(), &maps, &secrets).await;
-        let result = self.write_volumes(desired).await;
-        let retry_at = self.context.clock.now() + RETRY;
-        match result {
-            Ok(paths) => self.change(|live| (live.volume_paths, live.volumes) = (paths, Part::Ready)),
-            Err(error) => {
-                let reason = if matches!(error, VolumeError::Unsupported { .. }) {
-                    "UnsupportedVolume"
-                } else {
-                    "FailedMount"
-                };
-                self.note(None, true, reason, error.to_string());
-                self.change(|live| live.volumes = Part::Failed(retry_at));
-            }
-        }
-    }
-
-    /// Brings files of ConfigMaps, Secrets, downward fields and tokens up to date.
-    pub(super) async fn refresh_volumes(self: &Arc<Self>) {
-        if self.live().volumes != Part::Ready {
-            // What was missing may be there now, so it is tried again at once.
-            return self.change(|live| {
-                if matches!(live.volumes, Part::Failed(_)) {
-                    live.volumes = Part::Missing;
-                }
-            });
-        }
-        let desired = self.desired();
-        match self.write_volumes(&desired).await {
-            Ok(paths) => self.change(|live| live.volume_paths = paths),
-            Err(error) => self.note(None, true, "FailedMount", error.to_string()),
-        }
-    }
-
-    async fn write_volumes(
-        self: &Arc<Self>,
-        desired: &Desired,
-    ) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
-        let tokens = self.fetch_tokens(desired).await?;
-        let (worker, desired, facts) = (self.clone(), desired.clone(), self.facts());
-        let work = move || {
-            let directory = worker.directory().join("volumes");
-            let volumes = Volumes {
-                object: &desired.object,
-                pod: &desired.pod,
-                directory: &directory,
-                sources: &*worker.context.references,
-                tokens: &tokens,
-                facts: &facts,
-                now: worker.context.clock.now(),
-            };
-            volumes.prepare()
-        };
-        let failed = |error: tokio::task::JoinError| VolumeError::Io {
-            volume: "all".to_owned(),
-            source: std::io::Error::other(error),
-        };
-        tokio::task::spawn_blocking(work).await.map_err(failed)?
-    }
-
-    /// The tokens of projected volumes; those near their end are asked for anew, and a task renews them in time.
-    async fn fetch_tokens(
-        self: &Arc<Self>,
-        desired: &Desired,
-    ) -> Result<BTreeMap<(String, String), String>, VolumeError> {
-        let now = self.context.clock.now();
-        let mut tokens = BTreeMap::new();
-        for (key, wanted) in volume::tokens(&desired.pod) {
-            let present = self.live().tokens.get(&key).filter(|(_, renew_at)| *renew_at > now).cloned();
-            let token = match present {
-                Some((token, _)) => token,
-                None => {
-                    let (token, renew_at) = self.request_token(desired, &key.0, &wanted).await?;
-                    self.live().tokens.insert(key.clone(), (token.clone(), renew_at));
-                    let (worker, delay) =
-                        (self.clone(), Duration::try_from(renew_at.duration_since(now)).unwrap_or(RETRY));
-                    self.context.tasks.spawn("token renewal", async move {
-                        let sleep = worker.context.clock.sleep(delay);
-                        let gone = worker.live().dismantled;
-                        if worker.context.stop.or(sleep).await.is_some() && !gone {
-                            worker.refresh();
-                        }
-                    });
-                    token
-                }
-            };
-            tokens.insert(key, token);
-        }
-        Ok(tokens)
-    }
-
-    async fn request_token(
-        &self,
-        desired: &Desired,
-        volume: &str,
-        wanted: &volume::TokenRequest,
-    ) -> Result<(String, Timestamp), VolumeError> {
-        let failed = |why: String| VolumeError::Token { volume: volume.to_owned(), why };
-        let spec = desired.pod.spec.as_ref();
-        let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
-        let audiences: Vec<&str> =
-            Some(wanted.audience.as_str()).filter(|audience| !audience.is_empty()).into_iter().collect();
-        let request = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-            "spec": {
-                "audiences": audiences,
-                "expirationSeconds": (wanted.expiration_seconds),
-                "boundObjectRef": {
-                    "apiVersion": "v1", "kind": "Pod",
-                    "name": (desired.object.name()), "uid": (desired.object.uid())
-                }
-            }
-        });
-        let target = Target::new(&SERVICE_ACCOUNTS, desired.object.namespace(), account).subresource("token");
-        let call = Call::Create(target, request.to_bytes().into(), WriteOptions::default());
-        let answer = self.context.api.call(call).await.and_then(api::interface::Answer::object);
-        let answer = answer.map_err(|error| failed(error.to_string()))?.to_tree();
-        let token = answer
-            .str_at(&["status", "token"])
-            .ok_or_else(|| failed("the answer has no token".to_owned()))?;
-        let now = self.context.clock.now();
-        let expires =
-            answer.str_at(&["status", "expirationTimestamp"]).and_then(|text| text.parse::<Timestamp>().ok());
-        let life = expires.map_or(wanted.expiration_seconds, |at| at.duration_since(now).as_secs());
-        let renew_in = (life * TOKEN_RENEWAL_PERCENT / 100).max(60);
-        Ok((token.to_owned(), now + Duration::from_secs(renew_in.unsigned_abs())))
     }
 
     pub(super) async fn create_sandbox(self: &Arc<Self>, desired: &Desired) {
@@ -262,151 +121,6 @@ impl Worker {
         use std::os::fd::AsFd;
         let netns = std::fs::File::open(sandbox.netns_path()).map_err(|error| error.to_string())?;
         self.context.network.attach(&self.uid, netns.as_fd()).await
-    }
-
-    pub(super) async fn ensure_image(self: &Arc<Self>, desired: &Desired, name: &str) {
-        let now = || self.context.clock.now();
-        match self.find_image(desired, name).await {
-            Ok(root) => self.change(|live| {
-                let container = live.containers.entry(name.to_owned()).or_default();
-                (container.image, container.rootfs) = (Part::Ready, Some(root));
-                (container.waiting, container.pull_failures) = (None, 0);
-            }),
-            Err(obstacle) => {
-                let failures = self.change(|live| {
-                    let container = live.containers.entry(name.to_owned()).or_default();
-                    container.pull_failures += 1;
-                    container.image = Part::Failed(now() + backoff(container.pull_failures));
-                    container.waiting = Some((obstacle.reason.to_owned(), obstacle.message.clone()));
-                    container.pull_failures
-                });
-                self.note(Some(name), true, "Failed", format!("Error: {}", obstacle.reason));
-                if obstacle.reason == "ErrImagePull" {
-                    self.announce_back_off(desired, name, failures);
-                }
-            }
-        }
-    }
-
-    /// After the error itself has been seen, the status says that the node waits.
-    fn announce_back_off(self: &Arc<Self>, desired: &Desired, name: &str, failures: u32) {
-        let image = find(desired, name).and_then(|container| container.image.clone()).unwrap_or_default();
-        let (worker, name) = (self.clone(), name.to_owned());
-        self.context.tasks.spawn("pull back-off", async move {
-            worker.context.clock.sleep(Duration::from_secs(1)).await;
-            let message = format!("Back-off pulling image \"{image}\"");
-            let still = worker.change(|live| {
-                let container = live.containers.entry(name.clone()).or_default();
-                let still = matches!(container.image, Part::Failed(_)) && container.pull_failures == failures;
-                if still && let Some((reason, error)) = container.waiting.clone() {
-                    let message = format!("{message}: {reason}: {error}");
-                    container.waiting = Some(("ImagePullBackOff".to_owned(), message));
-                }
-                still
-            });
-            if still {
-                worker.note(Some(&name), false, "BackOff", message);
-                worker.note(Some(&name), true, "Failed", "Error: ImagePullBackOff");
-            }
-        });
-    }
-
-    async fn find_image(self: &Arc<Self>, desired: &Desired, name: &str) -> Result<RootImage, Obstacle> {
-        let container = find(desired, name).ok_or_else(|| Obstacle {
-            reason: "CreateContainerConfigError",
-            message: format!("the pod has no container {name}"),
-        })?;
-        let text = container.image.as_deref().unwrap_or_default();
-        let reference: image::Reference = text.parse().map_err(|error| {
-            let message = format!("Failed to apply default image tag \"{text}\": {error}");
-            self.note(Some(name), true, "InspectFailed", message.as_str());
-            Obstacle { reason: "InvalidImageName", message }
-        })?;
-        let policy = match container.image_pull_policy.as_deref() {
-            Some("Always") => PullPolicy::Always,
-            Some("Never") => PullPolicy::Never,
-            _ => PullPolicy::IfNotPresent,
-        };
-        let known = self.context.images.find(&reference);
-        let named = match (decide(policy, known.as_ref()), known) {
-            (Decision::UseLocal { reason }, Some(named)) => {
-                let message = format!("Container image \"{text}\" already present on machine ({reason})");
-                self.note(Some(name), false, "Pulled", message);
-                named
-            }
-            (Decision::Refuse { reason }, _) => {
-                let message =
-                    format!("Container image \"{text}\" is not present with pull policy of Never: {reason}");
-                self.note(Some(name), true, "ErrImageNeverPull", message.as_str());
-                return Err(Obstacle { reason: "ErrImageNeverPull", message });
-            }
-            _ => self.pull(desired, name, text, &reference).await?,
-        };
-        let failed = |error: image::Error| Obstacle { reason: "ImageInspectError", message: error.in_full() };
-        let rootfs = self.context.images.rootfs(&named).await.map_err(failed)?;
-        Ok(RootImage {
-            layers: rootfs.lower_dirs,
-            config: rootfs.config,
-            id: rootfs.repo_digests.first().cloned().unwrap_or_else(|| rootfs.image_id.to_string()),
-            manifest: rootfs.manifest,
-        })
-    }
-
-    async fn pull(
-        self: &Arc<Self>,
-        desired: &Desired,
-        name: &str,
-        text: &str,
-        reference: &image::Reference,
-    ) -> Result<image::store::Named, Obstacle> {
-        self.note(Some(name), false, "Pulling", format!("Pulling image \"{text}\""));
-        let began = self.context.clock.monotonic();
-        let keys = self.pull_credentials(desired, reference);
-        let pulled = self.context.puller.pull(reference, &keys, &image::pull::silent()).await;
-        match pulled {
-            Ok(named) => {
-                let took = self.context.clock.monotonic().saturating_sub(began).as_secs_f64();
-                let message = format!(
-                    "Successfully pulled image \"{text}\" in {took:.3}s ({took:.3}s including waiting). \
-                     Image size: {} bytes.",
-                    named.size_bytes
-                );
-                self.note(Some(name), false, "Pulled", message);
-                Ok(named)
-            }
-            Err(error) => {
-                let message = error.in_full();
-                self.note(Some(name), true, "Failed", format!("Failed to pull image \"{text}\": {message}"));
-                Err(Obstacle { reason: "ErrImagePull", message })
-            }
-        }
-    }
-
-    fn pull_credentials(
-        &self,
-        desired: &Desired,
-        reference: &image::Reference,
-    ) -> Vec<image::credentials::Credentials> {
-        let spec = desired.pod.spec.as_ref();
-        let names = spec.into_iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
-        let mut found = Vec::new();
-        for secret in names {
-            let Ok(data) = self.context.references.secret(desired.object.namespace(), &secret.name) else {
-                let message = format!("Unable to retrieve some image pull secrets ({})", secret.name);
-                self.note(None, true, "FailedToRetrieveImagePullSecret", message);
-                continue;
-            };
-            let keyring = match (data.get(".dockerconfigjson"), data.get(".dockercfg")) {
-                (Some(bytes), _) => image::credentials::Keyring::parse(bytes),
-                (None, Some(bytes)) => image::credentials::Keyring::parse_legacy(bytes),
-                (None, None) => continue,
-            };
-            match keyring {
-                Ok(keyring) => found.extend(keyring.find(reference)),
-                Err(error) => self.note(None, true, "FailedToRetrieveImagePullSecret", error.in_full()),
-            }
-        }
-        found
     }
 
     pub(super) async fn start_container(self: &Arc<Self>, desired: &Desired, name: &str, restarts: u32) {

@@ -204,7 +204,7 @@ impl Services {
                 compile::service(&self.settings.facts, &service, slices.iter().map(|slice| &**slice));
             let before = self.compiled.get(&key).map(|before| &*before.complaints).unwrap_or_default();
             for complaint in compiled.complaints.iter().filter(|complaint| !before.contains(complaint)) {
-                self.recorder.tell(Note::warning(&object, "UnsupportedField", complaint.as_str()));
+                self.recorder.note(Note::warning(&object, "UnsupportedField", complaint.as_str()));
             }
             self.compiled.insert(key, compiled);
         }
