@@ -137,8 +137,22 @@ images_are_carried() {
     has "$out" ondol.local/echo
 }
 image_saves() { ondol image save ondol.local/echo:v1 >"$scratch/echo.tar" && tar -tf "$scratch/echo.tar" >/dev/null; }
+# An image with the machine's static busybox, in the form of `docker save`.
+import_busybox() {
+    local folder="$scratch/busybox" layer config
+    mkdir -p "$folder/root/bin" "$folder/root/tmp" && cp "$(command -v busybox)" "$folder/root/bin/busybox"
+    ln -s busybox "$folder/root/bin/tar"
+    tar -C "$folder/root" -cf "$folder/layer.tar" . || return 1
+    layer=$(sha256sum "$folder/layer.tar" | cut -d' ' -f1)
+    printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+        "$(dpkg --print-architecture)" "$layer" >"$folder/config.json"
+    printf '[{"Config":"config.json","RepoTags":["ondol.local/first-light/busybox:1"],"Layers":["layer.tar"]}]' >"$folder/manifest.json"
+    tar -C "$folder" -cf "$folder/image.tar" manifest.json config.json layer.tar || return 1
+    local out; out=$(ondol image import "$folder/image.tar" 2>&1) || because "$out"
+}
 point_2() {
     point 2.images images_are_carried
+    point 2.import import_busybox
     point 2.save image_saves
 }
 
@@ -320,13 +334,9 @@ point_6() {
 # --- 7: several containers -----------------------------------------------------------------------------------------
 two_containers() {
     k apply -f "$here/first-light/two.yaml" >/dev/null && k wait pod/two --for=condition=Ready --timeout=50s >/dev/null || return 1
-    prints '"version"' k exec two -c front -- /bin/get http://127.0.0.1:9000/
+    prints '"version"' k exec two -c front -- /bin/busybox wget -qO- http://127.0.0.1:9000/
 }
-shared_folder() {
-    echo warm >"$scratch/warm"
-    k exec -i two -c front -- /bin/get http://127.0.0.1:9000/ >/dev/null || return 1
-    value_is pod/two '{.spec.volumes[?(@.name=="shared")].emptyDir}' '{}'
-}
+shared_folder() { prints warm k exec two -c reader -- /bin/busybox cat /shared/floor; }
 inits_in_order() {
     k apply -f "$here/first-light/inits.yaml" >/dev/null && k wait pod/inits --for=condition=Ready --timeout=60s >/dev/null || return 1
     local first second main
@@ -344,7 +354,7 @@ point_7() {
     point 7.empty-dir shared_folder
     point 7.inits inits_in_order
     point 7.sidecar sidecar_runs
-    k delete pod two inits --wait=false >/dev/null 2>&1
+    k delete pod inits --wait=false >/dev/null 2>&1
 }
 
 # --- 8: kubectl ----------------------------------------------------------------------------------------------------
@@ -403,7 +413,12 @@ cordon() {
     k cordon "$node" >/dev/null && value_is "node/$node" '{.spec.unschedulable}' true && k uncordon "$node" >/dev/null
 }
 logs_of_echo() { prints 'listens' k logs "$(any_pod client)"; }
-cp_out() { k cp "$(any_pod client):/etc/hostname" "$scratch/hostname" >/dev/null 2>&1 && [ -s "$scratch/hostname" ]; }
+cp_both_ways() {
+    echo floor >"$scratch/warm"
+    k cp "$scratch/warm" two:/tmp/warm -c front >/dev/null || return 1
+    k cp two:/tmp/warm "$scratch/back" -c front >/dev/null || return 1
+    equals "$(cat "$scratch/back")" floor
+}
 run_once() { prints '"version"' k run once --rm -i --restart=Never --image=ondol.local/echo:v1 --command -- /bin/get http://backend:3306/; }
 wait_for_deletion() { k delete pod two --wait=false >/dev/null && k wait --for=delete pod/two --timeout=60s >/dev/null; }
 dry_run() { k create configmap dry --from-literal=a=b --dry-run=server >/dev/null && ! k get configmap dry >/dev/null 2>&1; }
@@ -417,7 +432,7 @@ point_8() {
     point 8.logs-options prints 'listens' k logs -l app=client --tail=5 --timestamps --all-containers
     point 8.exec prints '"version"' k exec deployment/client -- /bin/get http://127.0.0.1:8080/
     point 8.attach attach_sees
-    point 8.cp cp_out
+    point 8.cp cp_both_ways
     point 8.port-forward port_forward
     point 8.proxy through_proxy
     point 8.apply apply_twice
