@@ -5,6 +5,7 @@
 //! they read through [`Lookups`].
 
 mod namespaces;
+mod pods;
 mod services;
 mod words;
 
@@ -174,14 +175,22 @@ impl Strategy for Plain {
 }
 
 /// All strategies.
-pub static ALL: &[&dyn Strategy] = &[&namespaces::Namespaces, &services::Services];
+pub static ALL: &[&dyn Strategy] = &[&namespaces::Namespaces, &pods::Pods, &services::Services];
+
+/// The address of a service range at `index`, counted from one.
+pub fn address_of_range(range: &api::validation::address::Cidr, index: u128) -> std::net::IpAddr {
+    services::addresses::nth(range, index.saturating_sub(1))
+}
 
 /// The strategy of a kind.
 pub fn of(resource: &GroupResource) -> &'static dyn Strategy {
     ALL.iter()
         .copied()
         .find(|strategy| {
-            strategy.resources().iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
+            strategy
+                .resources()
+                .iter()
+                .any(|(group, name)| resource.group == *group && resource.resource == *name)
         })
         .unwrap_or(&Plain)
 }
@@ -271,7 +280,10 @@ mod tests {
     fn what_is_not_enforced_is_refused_by_name() {
         let gr = GroupResource { group: "networking.k8s.io".into(), resource: "networkpolicies".into() };
         let status = refuse_unenforced(&gr, "deny").unwrap_err();
-        assert!(status.message.starts_with("networkpolicies.networking.k8s.io \"deny\" is forbidden"), "{status}");
+        assert!(
+            status.message.starts_with("networkpolicies.networking.k8s.io \"deny\" is forbidden"),
+            "{status}"
+        );
         let pods = GroupResource { group: "".into(), resource: "pods".into() };
         assert!(refuse_unenforced(&pods, "a").is_ok());
     }

@@ -1,12 +1,16 @@
 //! Namespaces go in two steps: a deletion marks them, and the last of `spec.finalizers` lets them go.
 
 use api::json;
+use api::names::SERVICE_ACCOUNTS;
+use api::status::Status;
 use api::value::Value;
 
-use super::{Context, Strategy};
+use super::{Companion, Context, Strategy};
 
 /// The finalizer that the namespace controller takes away once a namespace is empty.
 const KUBERNETES: &str = "kubernetes";
+/// The account of pods that name none.
+const DEFAULT_ACCOUNT: &str = "default";
 /// The label that selects a namespace by name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -43,6 +47,24 @@ impl Strategy for Namespaces {
 
     fn prepare_status(&self, new: &mut Value, old: &Value, _context: &Context<'_>) {
         keep_finalizers(new, old);
+    }
+
+    /// A namespace comes with the account of its pods, so that a pod can be made right behind it. Upstream lets the
+    /// pod wait for a controller.
+    fn allocate(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        context: &Context<'_>,
+    ) -> Result<Vec<Companion>, Status> {
+        let name = new.str_at(&["metadata", "name"]).unwrap_or_default();
+        if old.is_some() || context.lookups.get(&SERVICE_ACCOUNTS, name, DEFAULT_ACCOUNT).is_some() {
+            return Ok(Vec::new());
+        }
+        let mut object = json!({"apiVersion": "v1", "kind": "ServiceAccount"});
+        object.set(&["metadata", "name"], DEFAULT_ACCOUNT);
+        object.set(&["metadata", "namespace"], name);
+        Ok(vec![Companion::Create { resource: SERVICE_ACCOUNTS, object }])
     }
 
     fn is_held(&self, object: &Value) -> bool {

@@ -24,7 +24,8 @@ pub(super) fn port_number(port: i64, path: &Path, causes: &mut Vec<Cause>) {
 pub(super) fn port_number_or_name(port: Option<&Value>, path: &Path, causes: &mut Vec<Cause>) {
     match port {
         Some(Value::String(name)) => {
-            causes.extend(names::is_port_name(name).iter().map(|why| cause::invalid(path, name.as_str(), why)));
+            causes
+                .extend(names::is_port_name(name).iter().map(|why| cause::invalid(path, name.as_str(), why)));
         }
         other => port_number(other.and_then(Value::as_int).unwrap_or_default(), path, causes),
     }

@@ -138,11 +138,14 @@ fn next_free(ranges: &Ranges, family: &str, lookups: &dyn Lookups) -> Option<IpA
         let size = size(cidr);
         let offset = static_band(size);
         let upper = size.checked_sub(offset).filter(|count| *count > 0);
-        let start = upper.map_or(0, |count| {
-            u128::from(lookups.random().below(u64::try_from(count).unwrap_or(u64::MAX)))
-        });
-        let upper = upper.into_iter().flat_map(move |count| (0..count).map(move |i| offset + (start + i) % count));
-        upper.chain(0..offset.min(size)).map(|index| nth(cidr, index)).find(|address| is_free(*address, lookups))
+        let start = upper
+            .map_or(0, |count| u128::from(lookups.random().below(u64::try_from(count).unwrap_or(u64::MAX))));
+        let upper =
+            upper.into_iter().flat_map(move |count| (0..count).map(move |i| offset + (start + i) % count));
+        upper
+            .chain(0..offset.min(size))
+            .map(|index| nth(cidr, index))
+            .find(|address| is_free(*address, lookups))
     })
 }
 
@@ -171,7 +174,10 @@ fn full(service: &Value) -> Status {
 
 fn refused(service: &Value, asked: &str, why: &str) -> Status {
     let list = service.at(&["spec", "clusterIPs"]).cloned().unwrap_or_default();
-    invalid(service, vec![cause::invalid("spec.clusterIPs", list, &format!("failed to allocate IP {asked}: {why}"))])
+    invalid(
+        service,
+        vec![cause::invalid("spec.clusterIPs", list, &format!("failed to allocate IP {asked}: {why}"))],
+    )
 }
 
 /// A service that is refused at allocation.

@@ -3,7 +3,7 @@
 //! A service is a union told apart by `type`, whose members depend on one another; [`fields`] guesses what a client
 //! meant as upstream does, [`validate`] judges, [`addresses`] and [`ports`] give and take back what is scarce.
 
-mod addresses;
+pub(crate) mod addresses;
 mod fields;
 mod ports;
 #[cfg(test)]

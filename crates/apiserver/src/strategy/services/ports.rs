@@ -51,7 +51,8 @@ fn allocate_ports(
         let port = &new.array_at(&["spec", "ports"])[index];
         let asked = port.int_at(&["nodePort"]).unwrap_or_default();
         let number = port.int_at(&["port"]).unwrap_or_default();
-        let mine = |node_port: i64| own.contains(&node_port) || given.iter().any(|(_, other)| *other == node_port);
+        let mine =
+            |node_port: i64| own.contains(&node_port) || given.iter().any(|(_, other)| *other == node_port);
         let node_port = if asked != 0 {
             if !mine(asked) {
                 let used = used.get_or_insert_with(|| Used::read(new, lookups));

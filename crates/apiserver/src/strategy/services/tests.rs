@@ -15,7 +15,8 @@ fn cluster(mut others: Vec<(Resource, Value)>) -> Fake {
 
 /// A service as the table leaves it.
 fn service(spec: Value) -> Value {
-    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "n"}});
+    let mut service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "n"}});
     service.set(&["spec"], spec);
     let ty = api::table::types().of_kind("", "v1", "Service").unwrap();
     api::schema::apply_defaults(ty, &mut service);
@@ -82,7 +83,8 @@ fn a_service_gets_an_address_of_the_upper_band_and_its_object() {
 
 #[test]
 fn addresses_that_cannot_be_had_are_refused_as_upstream_does() {
-    let taken = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.96.0.9"}});
+    let taken =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.96.0.9"}});
     let lookups = cluster(vec![(IP_ADDRESSES, taken)]);
     let check = |address: &str, expect: &str| {
         let error = create(spec(&[("clusterIP", address.into())]), &lookups).unwrap_err();
@@ -98,8 +100,14 @@ fn addresses_that_cannot_be_had_are_refused_as_upstream_does() {
         "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"1.2.3.4\"]: failed to allocate IP 1.2.3.4: the \
          provided network does not match the current range",
     );
-    check("fd00::1", "spec.clusterIPs[0]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster");
-    check("nonsense", "spec.clusterIPs[0]: Invalid value: \"nonsense\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    check(
+        "fd00::1",
+        "spec.clusterIPs[0]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster",
+    );
+    check(
+        "nonsense",
+        "spec.clusterIPs[0]: Invalid value: \"nonsense\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+    );
 }
 
 #[test]
@@ -130,7 +138,10 @@ fn a_change_to_a_name_gives_the_address_back() {
     assert_eq!(new.at(&["spec", "clusterIP"]), None);
     assert_eq!(new.array_at(&["spec", "ports"])[0].get("nodePort"), None);
     let address = old.str_at(&["spec", "clusterIP"]).unwrap();
-    assert!(matches!(companions.as_slice(), [Companion::Delete { name, .. }] if name == address), "{companions:?}");
+    assert!(
+        matches!(companions.as_slice(), [Companion::Delete { name, .. }] if name == address),
+        "{companions:?}"
+    );
 }
 
 #[test]
@@ -165,7 +176,8 @@ fn node_ports_are_of_the_range_and_given_once() {
          range. The range of valid ports is 30000-32767"
     );
     assert!(with(30081).is_ok());
-    let both = json!([{"name": "a", "port": 53, "protocol": "TCP"}, {"name": "b", "port": 53, "protocol": "UDP"}]);
+    let both =
+        json!([{"name": "a", "port": 53, "protocol": "TCP"}, {"name": "b", "port": 53, "protocol": "UDP"}]);
     let (service, _) = create(spec(&[("type", "NodePort".into()), ("ports", both)]), &lookups).unwrap();
     let given = fields::node_ports(&service);
     assert_eq!(given[0], given[1]);

@@ -36,7 +36,8 @@ fn addresses(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
     let path = Path::root("spec").child("clusterIPs");
     let (before, after) = (old.array_at(&["spec", "clusterIPs"]), new.array_at(&["spec", "clusterIPs"]));
-    let changed = |at: usize| cause::invalid(path.index(at), list(new, "clusterIPs"), "may not change once set");
+    let changed =
+        |at: usize| cause::invalid(path.index(at), list(new, "clusterIPs"), "may not change once set");
     if before.len() == after.len() {
         causes.extend((0..before.len()).filter(|at| before[*at] != after[*at]).map(changed));
         return;

@@ -148,7 +148,10 @@ fn of_type(service: &Value, spec: &Path) -> Vec<Cause> {
         "ExternalName" => {
             for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 if service.at(&["spec", field]).is_some_and(|value| !value.is_empty()) {
-                    causes.push(cause::forbidden(spec.child(field), "may not be set for ExternalName services"));
+                    causes.push(cause::forbidden(
+                        spec.child(field),
+                        "may not be set for ExternalName services",
+                    ));
                 }
             }
             let name = text(service, "externalName");
@@ -175,13 +178,16 @@ fn ports(service: &Value, spec: &Path, causes: &mut Vec<Cause>) {
                 causes.push(cause::required(path.child("name"), ""));
             }
         } else {
-            causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)));
+            causes.extend(
+                names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)),
+            );
         }
         words::port_number(port.int_at(&["port"]).unwrap_or_default(), &path.child("port"), causes);
         words::port_number_or_name(port.get("targetPort"), &path.child("targetPort"), causes);
         if let Some(protocol) = port.str_at(&["appProtocol"]) {
             let path = path.child("appProtocol");
-            causes.extend(names::is_label_key(protocol).iter().map(|why| cause::invalid(&path, protocol, why)));
+            causes
+                .extend(names::is_label_key(protocol).iter().map(|why| cause::invalid(&path, protocol, why)));
         }
     }
 }
@@ -263,7 +269,8 @@ fn balancer(service: &Value, spec: &Path, causes: &mut Vec<Cause>) {
             causes.extend(address::cidr_for_legacy_field(path.index(index), range.trim()));
         }
     }
-    let allocates = service.at(&["spec", "allocateLoadBalancerNodePorts"]).is_some_and(|value| !value.is_null());
+    let allocates =
+        service.at(&["spec", "allocateLoadBalancerNodePorts"]).is_some_and(|value| !value.is_null());
     if allocates && !balanced {
         causes.push(cause::forbidden(spec.child("allocateLoadBalancerNodePorts"), only));
     }
