@@ -12,13 +12,27 @@ pub mod deployment;
 pub mod endpoints;
 pub mod every;
 pub mod garbage;
+pub mod guard;
+pub mod load_balancer;
 pub mod namespace;
+pub mod node_addresses;
+pub mod node_pods;
 pub mod owner;
+pub mod pod_garbage;
 pub mod pods;
 pub mod replicas;
+pub mod root_ca;
+pub mod service_account;
+pub mod settings;
+pub mod token;
+
+#[cfg(test)]
+mod stage;
+
+use settings::Settings;
 
 /// Every controller of the house. To add one, write its file and name it here.
-pub fn all() -> Vec<Arc<dyn Controller>> {
+pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
     vec![
         Arc::new(deployment::Deployments),
         Arc::new(replicas::Replicas::sets()),
@@ -28,5 +42,11 @@ pub fn all() -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::Mirroring),
         Arc::new(namespace::Namespaces),
         Arc::new(garbage::Garbage),
+        Arc::new(service_account::ServiceAccounts),
+        Arc::new(root_ca::RootCa::new(&settings.ca_pem)),
+        Arc::new(token::Tokens::new(&settings.ca_pem, settings.sign_token.clone())),
+        Arc::new(node_addresses::NodeAddresses::new(&settings.pod_networks, &settings.service_cidrs)),
+        Arc::new(load_balancer::LoadBalancers::new(&settings.reserved_ports)),
+        Arc::new(pod_garbage::PodGarbage::default()),
     ]
 }
