@@ -260,3 +260,125 @@ fn expectation(write: &Write, answer: &Answer) -> Option<Expected> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use api::interface::{List, Watch, WatchEvent, WatchStream};
+    use api::json;
+    use api::names::{CONFIG_MAPS, PODS};
+    use api::object::Object;
+    use base::Stopper;
+    use futures::FutureExt;
+    use futures::channel::mpsc;
+    use futures::future::BoxFuture;
+    use jiff::Timestamp;
+
+    use crate::plan::Watches;
+
+    /// A server whose watches lag: what is created is answered at once and shown only `lag` later.
+    struct Lagging {
+        clock: Clock,
+        lag: Duration,
+        created: AtomicUsize,
+        watchers: Mutex<Vec<Watcher>>,
+        tasks: Tasks,
+    }
+
+    type Watcher = (Resource, mpsc::UnboundedSender<Result<WatchEvent, Status>>);
+
+    impl Lagging {
+        fn object(&self, kind: &str, name: &str, revision: usize) -> Arc<Object> {
+            let tree = json!({"apiVersion": "v1", "kind": kind, "metadata": {
+                "name": name, "namespace": "a", "uid": name, "resourceVersion": (revision.to_string())}});
+            Arc::new(Object::from_tree(&tree).unwrap())
+        }
+    }
+
+    impl Api for Lagging {
+        fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
+            let answer = match call {
+                Call::List(collection, _) => {
+                    let owner =
+                        (collection.resource == CONFIG_MAPS).then(|| self.object("ConfigMap", "owner", 1));
+                    Answer::List(List { revision: 1, items: owner.into_iter().collect(), ..List::default() })
+                }
+                Call::Create(..) => {
+                    let number = 2 + self.created.fetch_add(1, Ordering::Relaxed);
+                    let pod = self.object("Pod", &format!("p{number}"), number);
+                    let senders = self.watchers.lock().unwrap();
+                    for (_, sender) in senders.iter().filter(|(resource, _)| *resource == PODS) {
+                        let (sender, clock, pod, lag) =
+                            (sender.clone(), self.clock.clone(), pod.clone(), self.lag);
+                        self.tasks.spawn("lag", async move {
+                            clock.sleep(lag).await;
+                            let _ = sender.unbounded_send(Ok(WatchEvent::Added(pod)));
+                        });
+                    }
+                    Answer::Object(pod)
+                }
+                other => panic!("not expected: {other:?}"),
+            };
+            async move { Ok(answer) }.boxed()
+        }
+
+        fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
+            let (sender, receiver) = mpsc::unbounded();
+            self.watchers.lock().unwrap().push((watch.collection.resource, sender));
+            async move { Ok(receiver.boxed()) }.boxed()
+        }
+    }
+
+    /// Wants three pods for each ConfigMap.
+    struct Three;
+
+    impl Controller for Three {
+        fn name(&self) -> &'static str {
+            "three"
+        }
+
+        fn watches(&self) -> Vec<Watches> {
+            vec![Watches::itself(&CONFIG_MAPS), Watches::mapped(&PODS, |_, _| vec![Key::new("a", "owner")])]
+        }
+
+        fn plan(&self, world: &World, _: &Key, _: Timestamp) -> Plan {
+            let mut plan = Plan::nothing();
+            for _ in world.mirror(&PODS).len()..3 {
+                plan.write(Write::create(&PODS, "a", &json!({})));
+            }
+            plan
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_not_planned_again_before_its_own_writes_are_seen() {
+        let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
+        let (tasks, stopper) = (Tasks::new(), Stopper::new());
+        let server = Arc::new(Lagging {
+            clock: clock.clone(),
+            lag: Duration::from_millis(700),
+            created: AtomicUsize::new(0),
+            watchers: Mutex::default(),
+            tasks: tasks.clone(),
+        });
+        let api: Arc<dyn Api> = server.clone();
+        let mut world = World::new();
+        [&CONFIG_MAPS, &PODS].into_iter().for_each(|resource| world.ensure(resource));
+        let world = Arc::new(world);
+        let (recorder, _writer) = Recorder::new("test", "");
+        let runner = Runner::new(Arc::new(Three), &world, api.clone(), &clock, &recorder);
+        world.start(&api, &clock, &tasks, &stopper.signal());
+        runner.start(&tasks, &stopper.signal());
+        for _ in 0..50 {
+            clock.sleep(Duration::from_millis(100)).await;
+            runner.queue().add(Key::new("a", "owner"));
+        }
+        assert_eq!(world.mirror(&PODS).len(), 3);
+        assert_eq!(server.created.load(Ordering::Relaxed), 3, "impatient keys make no fourth pod");
+        stopper.stop();
+        assert!(tasks.join(Duration::from_secs(60)).await);
+        assert!(world.get(&PODS, "a", "p2").is_some_and(|pod| Key::of(&pod) == Key::new("a", "p2")));
+    }
+}
