@@ -16,4 +16,5 @@ pub mod pod;
 pub mod probe;
 pub mod references;
 pub mod register;
+pub mod services;
 pub mod volume;
