@@ -16,6 +16,7 @@ pub mod guard;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_addresses;
+pub mod node_lifecycle;
 pub mod node_pods;
 pub mod owner;
 pub mod pod_garbage;
@@ -24,6 +25,7 @@ pub mod replicas;
 pub mod root_ca;
 pub mod service_account;
 pub mod settings;
+pub mod taint_eviction;
 pub mod token;
 
 #[cfg(test)]
@@ -48,5 +50,7 @@ pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
         Arc::new(node_addresses::NodeAddresses::new(&settings.pod_networks, &settings.service_cidrs)),
         Arc::new(load_balancer::LoadBalancers::new(&settings.reserved_ports)),
         Arc::new(pod_garbage::PodGarbage::default()),
+        Arc::new(node_lifecycle::NodeLifecycle::new(settings.started)),
+        Arc::new(taint_eviction::TaintEviction),
     ]
 }
