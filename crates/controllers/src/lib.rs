@@ -9,6 +9,7 @@ use control::plan::Controller;
 
 pub mod condition;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod every;
 pub mod garbage;
@@ -52,5 +53,6 @@ pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
         Arc::new(pod_garbage::PodGarbage::default()),
         Arc::new(node_lifecycle::NodeLifecycle::new(settings.started)),
         Arc::new(taint_eviction::TaintEviction),
+        Arc::new(disruption::Disruption),
     ]
 }
