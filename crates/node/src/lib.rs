@@ -17,4 +17,5 @@ pub mod probe;
 pub mod references;
 pub mod register;
 pub mod services;
+pub mod supported;
 pub mod volume;

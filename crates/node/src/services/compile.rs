@@ -188,7 +188,8 @@ fn headless_endpoints(slices: &[&EndpointSlice]) -> Vec<dns::HeadlessEndpoint> {
         for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint)) {
             let Some(address) = first_address(endpoint) else { continue };
             let hostname = endpoint.hostname.clone().filter(|name| !name.is_empty());
-            let same = published.iter_mut().find(|other| other.address == address && other.hostname == hostname);
+            let same =
+                published.iter_mut().find(|other| other.address == address && other.hostname == hostname);
             match same {
                 Some(same) => {
                     same.ports.extend(ports.iter().cloned());
