@@ -51,18 +51,10 @@ pub async fn create(
         review.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
     }
     codec::complete(kind, &mut review);
-    let object = Object::from_body(
-        Arc::clone(&kind.kind),
-        0,
-        named(&review).into(),
-        Vec::new(),
-    );
-    Ok(Outcome::created(Answer::Object(Arc::new(object.map_err(Status::internal)?))))
-}
-
-/// The body of a review; objects need a name, reviews have an empty one that is not shown.
-fn named(review: &Value) -> Vec<u8> {
-    Object::body_of(review)
+    let raw = Some(review.to_bytes());
+    review.set(&["metadata", "name"], "");
+    let object = Object::from_tree(&review).map_err(Status::internal)?;
+    Ok(Outcome { raw, ..Outcome::created(Answer::Object(Arc::new(object))) })
 }
 
 /// Whether somebody may do what a review asks.

@@ -230,7 +230,10 @@ impl Exchange<'_> {
         let warnings = caller.take_warnings();
         let mut response = match outcome {
             Ok(outcome) => {
-                let json = render::answer(kind, &outcome.answer, accepted.shape, include);
+                let json = match outcome.raw {
+                    Some(json) => json,
+                    None => render::answer(kind, &outcome.answer, accepted.shape, include),
+                };
                 render::response(outcome.code, accepted.media, self.pretty, json)
             }
             Err(status) => render::failure(&status, accepted, self.pretty),

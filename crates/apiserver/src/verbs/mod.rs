@@ -27,17 +27,19 @@ pub struct Outcome {
     pub answer: Answer,
     /// The HTTP status of it.
     pub code: u16,
+    /// The JSON that a client over HTTP gets, where it is not the answer's own: reviews have no name, objects do.
+    pub raw: Option<Vec<u8>>,
 }
 
 impl Outcome {
     /// Done.
     pub fn done(answer: Answer) -> Self {
-        Self { answer, code: 200 }
+        Self { answer, code: 200, raw: None }
     }
 
     /// Something new came to be.
     pub fn created(answer: Answer) -> Self {
-        Self { answer, code: 201 }
+        Self { answer, code: 201, raw: None }
     }
 }
 
