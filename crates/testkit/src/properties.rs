@@ -1,0 +1,306 @@
+//! What must hold at every revision, and what must hold in the end.
+//!
+//! [`Witness`] sees each change of the store in the order of revisions, all kinds together, so that what it compares
+//! was really so at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::value::Value;
+use apiserver::Record;
+use store::{Event, Key, List, Revision, Scope, Store, Watch};
+
+use crate::node::is_ready;
+
+const PODS: &str = "pods";
+const SETS: &str = "replicasets.apps";
+const DEPLOYMENTS: &str = "deployments.apps";
+const SERVICES: &str = "services";
+const SLICES: &str = "endpointslices.discovery.k8s.io";
+
+/// Follows the store and says what was broken.
+pub struct Witness {
+    /// Whether pods only ever become unavailable because a controller wants it so.
+    calm: bool,
+    watch: Option<Watch<Record>>,
+    /// Everything of the kinds that matter, as trees, by kind, namespace and name.
+    objects: BTreeMap<(String, String, String), Value>,
+    bounds: BTreeMap<String, Bounds>,
+    /// What was broken, with the revision.
+    pub broken: Vec<String>,
+}
+
+/// How many pods a deployment may have. A change of the deployment needs time to be heard of, so until a rollout is
+/// complete the widest of all bounds since the last complete one count.
+#[derive(Clone, Copy)]
+struct Bounds {
+    ceiling: i64,
+    floor: i64,
+}
+
+impl Witness {
+    /// A witness of a new world.
+    pub fn new(calm: bool) -> Self {
+        Self { calm, watch: None, objects: BTreeMap::new(), bounds: BTreeMap::new(), broken: Vec::new() }
+    }
+
+    /// Looks at a store that was opened after a crash. What was acknowledged must be there: the state that is found
+    /// is compared by whoever kept acknowledgements; here it only is the new beginning.
+    pub fn follow(&mut self, store: &Store<Record>) {
+        let all = store.list(&List::all(Scope::All)).expect("the present can be listed");
+        self.objects.clear();
+        for entry in &all.entries {
+            self.put(&entry.key, Some(tree(&entry.record)));
+        }
+        self.watch = Some(store.watch(Scope::All, all.revision).expect("the present can be watched"));
+    }
+
+    /// Takes in all that has happened, and checks after each change.
+    pub fn catch_up(&mut self) {
+        loop {
+            let Some(watch) = &mut self.watch else { return };
+            match watch.try_next() {
+                Some(Ok(batch)) => batch.events.iter().for_each(|event| self.see(event)),
+                Some(Err(_)) => {
+                    self.watch = None;
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn see(&mut self, event: &Event<Record>) {
+        let current = event.current.as_ref().map(|entry| tree(&entry.record));
+        if self.put(event.key(), current) {
+            self.check(event.key(), event.revision);
+        }
+    }
+
+    /// Whether the kind matters here.
+    fn put(&mut self, key: &Key, tree: Option<Value>) -> bool {
+        let resource = key.resource.as_str();
+        if ![PODS, SETS, DEPLOYMENTS, SERVICES, SLICES].contains(&resource) {
+            return false;
+        }
+        let name = (resource.to_owned(), key.namespace.to_string(), key.name.to_string());
+        if resource == DEPLOYMENTS {
+            self.note_bounds(&name.2, tree.as_ref());
+        }
+        match tree {
+            Some(tree) => drop(self.objects.insert(name, tree)),
+            None => drop(self.objects.remove(&name)),
+        }
+        true
+    }
+
+    fn note_bounds(&mut self, name: &str, deployment: Option<&Value>) {
+        let Some(deployment) = deployment else {
+            self.bounds.remove(name);
+            return;
+        };
+        let now = bounds(deployment);
+        let settled = is_complete(deployment);
+        let known = self.bounds.get(name).copied();
+        let next = match known {
+            // What has never been complete owes nobody anything yet.
+            None => Bounds { floor: if settled { now.floor } else { 0 }, ..now },
+            Some(_) if settled => now,
+            Some(known) => {
+                Bounds { ceiling: known.ceiling.max(now.ceiling), floor: known.floor.min(now.floor) }
+            }
+        };
+        self.bounds.insert(name.to_owned(), next);
+    }
+
+    fn of(&self, resource: &str) -> impl Iterator<Item = &Value> {
+        let resource = resource.to_owned();
+        self.objects
+            .range((resource.clone(), String::new(), String::new())..)
+            .take_while(move |((kind, ..), _)| *kind == resource)
+            .map(|(_, tree)| tree)
+    }
+
+    fn check(&mut self, key: &Key, revision: Revision) {
+        let mut broken = Vec::new();
+        match key.resource.as_str() {
+            PODS | SETS | DEPLOYMENTS => {
+                for (name, bounds) in &self.bounds {
+                    self.check_deployment(name, *bounds, &mut broken);
+                }
+                if key.resource.as_str() == PODS {
+                    let addresses = self
+                        .of(PODS)
+                        .filter(|pod| !is_over(pod))
+                        .filter_map(|pod| pod.str_at(&["status", "podIP"]));
+                    twice("pod address", addresses, &mut broken);
+                }
+            }
+            SERVICES => {
+                let addresses =
+                    self.of(SERVICES).filter_map(|service| service.str_at(&["spec", "clusterIP"]));
+                twice("cluster address", addresses.filter(|address| *address != "None"), &mut broken);
+                let ports: Vec<String> = self
+                    .of(SERVICES)
+                    .flat_map(|service| service.array_at(&["spec", "ports"]))
+                    .filter_map(|port| port.int_at(&["nodePort"]))
+                    .filter(|port| *port > 0)
+                    .map(|port| port.to_string())
+                    .collect();
+                twice("node port", ports.iter().map(String::as_str), &mut broken);
+            }
+            _ => {}
+        }
+        self.broken.extend(broken.into_iter().map(|what| format!("at revision {}: {what}", revision.0)));
+    }
+
+    fn check_deployment(&self, name: &str, bounds: Bounds, broken: &mut Vec<String>) {
+        let uids: BTreeSet<&str> = self
+            .of(SETS)
+            .filter(|set| {
+                set.at(&["metadata", "deletionTimestamp"]).is_none() && owner(set, "Deployment") == Some(name)
+            })
+            .filter_map(|set| set.str_at(&["metadata", "uid"]))
+            .collect();
+        let sizes = self
+            .of(SETS)
+            .filter(|set| set.str_at(&["metadata", "uid"]).is_some_and(|uid| uids.contains(uid)));
+        let wanted: i64 = sizes.filter_map(|set| set.int_at(&["spec", "replicas"])).sum();
+        if wanted > bounds.ceiling {
+            broken.push(format!("{name}: its sets want {wanted} pods, and {} are allowed", bounds.ceiling));
+        }
+        let pods = || {
+            self.of(PODS).filter(|pod| {
+                owner_uid(pod).is_some_and(|uid| uids.contains(uid))
+                    && !is_over(pod)
+                    && pod.at(&["metadata", "deletionTimestamp"]).is_none()
+            })
+        };
+        let present = pods().count() as i64;
+        if present > bounds.ceiling {
+            broken.push(format!("{name}: it has {present} pods, and {} are allowed", bounds.ceiling));
+        }
+        let available = pods().filter(|pod| is_ready(pod)).count() as i64;
+        if self.calm && available < bounds.floor {
+            broken.push(format!("{name}: {available} pods are available, and {} must be", bounds.floor));
+        }
+    }
+
+    /// What is still missing to the world that everybody asked for; nothing when it has converged.
+    pub fn unsettled(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for deployment in self.of(DEPLOYMENTS).filter(|deployment| !is_complete(deployment)) {
+            let text = |path: &[&str]| deployment.int_at(path).unwrap_or_default();
+            missing.push(format!(
+                "deployment {}: {} wanted, {} there, {} updated, {} available",
+                deployment.str_at(&["metadata", "name"]).unwrap_or_default(),
+                text(&["spec", "replicas"]),
+                text(&["status", "replicas"]),
+                text(&["status", "updatedReplicas"]),
+                text(&["status", "availableReplicas"]),
+            ));
+        }
+        self.orphans(&mut missing);
+        self.endpoints(&mut missing);
+        missing
+    }
+
+    /// Sets without a deployment, pods without a set, pods that are going, and more pods than sets want.
+    fn orphans(&self, missing: &mut Vec<String>) {
+        let name = |tree: &Value| tree.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+        let uids = |kind: &str| -> BTreeSet<String> {
+            self.of(kind).filter_map(|tree| tree.str_at(&["metadata", "uid"])).map(str::to_owned).collect()
+        };
+        let (deployments, sets) = (uids(DEPLOYMENTS), uids(SETS));
+        for set in self.of(SETS).filter(|set| !owner_uid(set).is_some_and(|uid| deployments.contains(uid))) {
+            missing.push(format!("replica set {} is an orphan", name(set)));
+        }
+        for pod in self.of(PODS) {
+            if !owner_uid(pod).is_some_and(|uid| sets.contains(uid)) {
+                missing.push(format!("pod {} is an orphan", name(pod)));
+            }
+            if pod.at(&["metadata", "deletionTimestamp"]).is_some() {
+                missing.push(format!("pod {} is still going", name(pod)));
+            }
+        }
+        for set in self.of(SETS) {
+            let uid = set.str_at(&["metadata", "uid"]);
+            let there = self.of(PODS).filter(|pod| owner_uid(pod) == uid).count() as i64;
+            let wanted = set.int_at(&["spec", "replicas"]).unwrap_or_default();
+            if there != wanted {
+                missing.push(format!("replica set {} has {there} pods of {wanted}", name(set)));
+            }
+        }
+    }
+
+    /// Every Service's slices name exactly the ready pods that it selects.
+    fn endpoints(&self, missing: &mut Vec<String>) {
+        for service in self.of(SERVICES) {
+            let name = service.str_at(&["metadata", "name"]).unwrap_or_default();
+            let Some(app) = service.str_at(&["spec", "selector", "app"]) else { continue };
+            let pods = self
+                .of(PODS)
+                .filter(|pod| pod.str_at(&["metadata", "labels", "app"]) == Some(app) && is_ready(pod));
+            let wanted: BTreeSet<&str> = pods.filter_map(|pod| pod.str_at(&["status", "podIP"])).collect();
+            let slices = self.of(SLICES).filter(|slice| {
+                slice.str_at(&["metadata", "labels", "kubernetes.io/service-name"]) == Some(name)
+            });
+            let told: BTreeSet<&str> = slices
+                .flat_map(|slice| slice.array_at(&["endpoints"]))
+                .flat_map(|endpoint| endpoint.array_at(&["addresses"]))
+                .filter_map(Value::as_str)
+                .collect();
+            if wanted != told {
+                missing.push(format!("service {name} leads to {told:?}, and {wanted:?} are ready"));
+            }
+        }
+    }
+}
+
+fn tree(record: &Record) -> Value {
+    api::value::parse(store::Record::bytes(record)).expect("what is stored can be read")
+}
+
+fn owner<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
+    let owners = object.array_at(&["metadata", "ownerReferences"]);
+    owners.iter().find(|owner| owner.str_at(&["kind"]) == Some(kind))?.str_at(&["name"])
+}
+
+fn owner_uid(object: &Value) -> Option<&str> {
+    object.array_at(&["metadata", "ownerReferences"]).first()?.str_at(&["uid"])
+}
+
+fn is_over(pod: &Value) -> bool {
+    matches!(pod.str_at(&["status", "phase"]), Some("Succeeded" | "Failed"))
+}
+
+/// Rounded as the API says: surge up, unavailable down, and not both zero.
+fn bounds(deployment: &Value) -> Bounds {
+    let replicas = deployment.int_at(&["spec", "replicas"]).unwrap_or(1);
+    let percent = |name: &str| -> i64 {
+        let text = deployment.str_at(&["spec", "strategy", "rollingUpdate", name]).unwrap_or("0%");
+        text.trim_end_matches('%').parse().unwrap_or_default()
+    };
+    let surge = (replicas * percent("maxSurge") + 99) / 100;
+    let unavailable = replicas * percent("maxUnavailable") / 100;
+    let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
+    Bounds { ceiling: replicas + surge, floor: (replicas - unavailable).max(0) }
+}
+
+/// Whether the controller says that all is as the deployment wants it.
+fn is_complete(deployment: &Value) -> bool {
+    let number = |path: &[&str]| deployment.int_at(path).unwrap_or_default();
+    let wanted = deployment.int_at(&["spec", "replicas"]).unwrap_or(1);
+    number(&["status", "observedGeneration"]) == number(&["metadata", "generation"])
+        && number(&["status", "replicas"]) == wanted
+        && number(&["status", "updatedReplicas"]) == wanted
+        && number(&["status", "availableReplicas"]) == wanted
+}
+
+fn twice<'a>(what: &str, values: impl Iterator<Item = &'a str>, broken: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for value in values.filter(|value| !value.is_empty()) {
+        if !seen.insert(value) {
+            broken.push(format!("the {what} {value} is there twice"));
+        }
+    }
+}

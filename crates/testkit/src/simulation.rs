@@ -1,0 +1,180 @@
+//! One run of the world under one seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, Random, Stopper, Tasks};
+use jiff::Timestamp;
+use store::SimulatedDisk;
+
+use crate::link::{Faults, Line, Link};
+use crate::node::Node;
+use crate::properties::Witness;
+use crate::server::{Server, Surroundings};
+use crate::user::User;
+
+/// Nodes of a world.
+const NODES: usize = 3;
+/// Things that happen at the most before everybody waits for the end.
+const HAPPENINGS: u64 = 14;
+/// How often the witness looks; between two looks it misses nothing, for it reads the history.
+const LOOK: Duration = Duration::from_millis(50);
+/// Virtual time within which a world without faults must converge.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened, in order.
+    pub story: Vec<String>,
+    /// What was broken; empty if all held.
+    pub broken: Vec<String>,
+    /// The newest revision, as a mark of what happened on the way.
+    pub revision: u64,
+}
+
+/// Runs the world of a seed to its end.
+pub fn run(seed: u64) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O can always be made");
+    runtime.block_on(async move { Simulation::start(seed).await.live().await })
+}
+
+struct Simulation {
+    around: Surroundings,
+    line: Line,
+    server: Option<Server>,
+    nodes: Vec<Arc<Node>>,
+    user: User,
+    witness: Witness,
+    tasks: Tasks,
+    stopper: Stopper,
+    /// Pods fail, nodes are lost, users delete pods.
+    harsh: bool,
+    story: Vec<String>,
+}
+
+impl Simulation {
+    async fn start(seed: u64) -> Self {
+        let random = Random::seeded(seed);
+        let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a date that is written well");
+        let around = Surroundings {
+            clock: Clock::simulated(epoch),
+            random: random.clone(),
+            faults: Faults::default(),
+        };
+        let (line, tasks, stopper) = (Line::default(), Tasks::new(), Stopper::new());
+        let harsh = random.chance(1, 2);
+        let mut witness = Witness::new(!harsh);
+        let server = Server::start(SimulatedDisk::new(random.clone()), &around, &line).await;
+        witness.follow(&server.store);
+        let link = || Link::new(&line, &around.clock, &random, &around.faults);
+        let nodes = (0..NODES).map(|number| {
+            let failing = harsh && random.chance(1, 3);
+            let name = format!("node-{number}");
+            Node::start(&name, failing, link(), (&around.clock, &random), &tasks, &stopper.signal())
+        });
+        let nodes = nodes.collect();
+        let user = User::new(link(), &random, harsh);
+        Self {
+            server: Some(server),
+            around,
+            line,
+            nodes,
+            user,
+            witness,
+            tasks,
+            stopper,
+            harsh,
+            story: Vec::new(),
+        }
+    }
+
+    async fn live(mut self) -> Outcome {
+        self.pass(Duration::from_secs(2)).await;
+        self.around.faults.set(true);
+        for _ in 0..HAPPENINGS / 2 + self.around.random.below(HAPPENINGS / 2 + 1) {
+            let what = self.happen().await;
+            self.story.push(format!("{:?} {what}", self.around.clock.monotonic()));
+            let pause = Duration::from_millis([10, 300, 4000][self.around.random.below(3) as usize]);
+            self.pass(pause).await;
+        }
+        self.around.faults.set(false);
+        for node in &self.nodes {
+            node.lose(Duration::ZERO);
+        }
+        self.settle().await;
+        let revision = self.server.as_ref().map_or(0, |server| server.store.revision().0);
+        self.stopper.stop();
+        self.tasks.join(Duration::from_secs(5)).await;
+        Outcome { story: self.story, broken: self.witness.broken, revision }
+    }
+
+    /// One thing happens.
+    async fn happen(&mut self) -> String {
+        let random = self.around.random.clone();
+        match random.below(10) {
+            0 => {
+                self.crash(Duration::from_millis(random.below(3000))).await;
+                "the server crashed and is back".to_owned()
+            }
+            1 if self.harsh => {
+                let node = random.below(NODES as u64) as usize;
+                self.nodes[node].lose(Duration::from_secs(1 + random.below(20)));
+                format!("node-{node} is lost for a while")
+            }
+            _ => self.user.act().await,
+        }
+    }
+
+    async fn crash(&mut self, down: Duration) {
+        // The last events of this life, as far as they were visible: the next life may lack none of them.
+        self.witness.catch_up();
+        let Some(server) = self.server.take() else { return };
+        let seen = server.store.revision();
+        let disk = server.crash(&self.line);
+        self.around.clock.sleep(down).await;
+        let server = Server::start(disk, &self.around, &self.line).await;
+        if server.store.revision() < seen {
+            self.witness.broken.push(format!(
+                "after the crash the store is at revision {}, though {} was visible",
+                server.store.revision().0,
+                seen.0
+            ));
+        }
+        self.witness.follow(&server.store);
+        self.server = Some(server);
+    }
+
+    async fn pass(&mut self, duration: Duration) {
+        let until = self.around.clock.monotonic() + duration;
+        while self.around.clock.monotonic() < until {
+            self.around.clock.sleep(LOOK).await;
+            self.witness.catch_up();
+        }
+    }
+
+    /// Everything heals, and then all must become as it was asked for.
+    async fn settle(&mut self) {
+        while let Err(status) = self.user.repair().await {
+            self.story.push(format!("repairing: {}", status.message));
+            self.pass(Duration::from_secs(1)).await;
+        }
+        let end = self.around.clock.monotonic() + PATIENCE;
+        loop {
+            self.pass(Duration::from_secs(2)).await;
+            let unsettled = self.witness.unsettled();
+            if unsettled.is_empty() {
+                return;
+            }
+            if self.around.clock.monotonic() > end {
+                let what = unsettled.into_iter().map(|what| format!("not converged: {what}"));
+                self.witness.broken.extend(what);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What users do: deployments come, grow, shrink, change their image and go; Services come and go.
+
+use std::sync::Arc;
+
+use api::interface::{Api, DeleteOptions, PatchKind, Target};
+use api::json;
+use api::names::{DEPLOYMENTS, PODS, SERVICES};
+use api::status::Status;
+use api::value::Value;
+use base::Random;
+
+/// Names that are used again and again, so that things meet what was there before them.
+const NAMES: [&str; 2] = ["ant", "bee"];
+/// Images; nothing of the last one ever becomes ready.
+const IMAGES: [&str; 3] = ["echo:v1", "echo:v2", "echo:bad"];
+/// Deployments have at most so many replicas.
+const REPLICAS: u64 = 5;
+
+/// A user.
+pub struct User {
+    api: Arc<dyn Api>,
+    random: Random,
+    /// Whether the user also deletes pods.
+    harsh: bool,
+}
+
+impl User {
+    /// A user who acts through `api`.
+    pub fn new(api: Arc<dyn Api>, random: &Random, harsh: bool) -> Self {
+        Self { api, random: random.clone(), harsh }
+    }
+
+    /// Does one thing; returns what it was. Its failing is the user's everyday life.
+    pub async fn act(&self) -> String {
+        let name = NAMES[self.random.below(NAMES.len() as u64) as usize];
+        let (what, result) = match self.random.below(if self.harsh { 12 } else { 11 }) {
+            0..=2 => ("create deployment", self.create(name).await),
+            3..=4 => ("scale", self.patch(name, json!({"spec": {"replicas": (self.replicas())}})).await),
+            5..=7 => {
+                let image = IMAGES[self.random.below(IMAGES.len() as u64) as usize];
+                ("set image", self.set_image(name, image).await)
+            }
+            8 => ("delete deployment", self.delete_deployment(name).await),
+            9 => ("create service", self.create_service(name).await),
+            10 => ("delete service", self.delete_service(name).await),
+            _ => ("delete pod", self.delete_pod().await),
+        };
+        let outcome = result.err().map_or_else(|| "done".to_owned(), |status| status.message.clone());
+        format!("{what} {name}: {outcome}")
+    }
+
+    /// Gives every deployment an image that works.
+    pub async fn repair(&self) -> Result<(), Status> {
+        for name in NAMES {
+            match self.set_image(name, IMAGES[1]).await {
+                Err(status) if status.reason != api::status::Reason::NotFound => return Err(status),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn replicas(&self) -> i64 {
+        self.random.below(REPLICAS + 1) as i64
+    }
+
+    async fn create(&self, name: &str) -> Result<(), Status> {
+        let bound = |numbers: &[&str]| numbers[self.random.below(numbers.len() as u64) as usize].to_owned();
+        let strategy = json!({
+            "type": "RollingUpdate",
+            "rollingUpdate": {
+                "maxSurge": (bound(&["25%", "50%", "100%", "34%"])),
+                "maxUnavailable": (bound(&["0%", "25%", "50%", "34%"]))
+            }
+        });
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "replicas": (self.replicas()),
+                "selector": {"matchLabels": {"app": name}},
+                "strategy": strategy,
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"containers": [{"name": "c", "image": (IMAGES[0])}]}
+                }
+            }
+        });
+        self.api.create(&DEPLOYMENTS, "default", &deployment).await.map(drop)
+    }
+
+    async fn set_image(&self, name: &str, image: &str) -> Result<(), Status> {
+        let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
+        self.patch(name, patch).await
+    }
+
+    async fn patch(&self, name: &str, patch: Value) -> Result<(), Status> {
+        let target = Target::new(&DEPLOYMENTS, "default", name);
+        self.api.patch(target, PatchKind::StrategicMerge, &patch).await.map(drop)
+    }
+
+    async fn delete_deployment(&self, name: &str) -> Result<(), Status> {
+        self.api.delete(&DEPLOYMENTS, "default", name, DeleteOptions::default()).await.map(drop)
+    }
+
+    async fn create_service(&self, name: &str) -> Result<(), Status> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"type": "NodePort", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
+        });
+        self.api.create(&SERVICES, "default", &service).await.map(drop)
+    }
+
+    async fn delete_service(&self, name: &str) -> Result<(), Status> {
+        self.api.delete(&SERVICES, "default", name, DeleteOptions::default()).await.map(drop)
+    }
+
+    async fn delete_pod(&self) -> Result<(), Status> {
+        let pods = self.api.list(&PODS, "default").await?.items;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let chosen = &pods[self.random.below(pods.len() as u64) as usize];
+        self.api.delete(&PODS, "default", chosen.name(), DeleteOptions::default()).await.map(drop)
+    }
+}

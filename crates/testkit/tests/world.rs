@@ -1,0 +1,56 @@
+//! The simulated world under many seeds.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use testkit::simulation;
+
+/// Seeds of an ordinary test run; `cargo xtask sim --seeds N` asks for others.
+const SEEDS: u64 = 100;
+
+#[expect(clippy::disallowed_methods, reason = "this is where cargo xtask sim says how many seeds it wants")]
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn every_seed_holds() {
+    let first = asked("ONDOL_SIM_FIRST").unwrap_or(0);
+    let (next, end) = (AtomicU64::new(first), first + asked("ONDOL_SIM_SEEDS").unwrap_or(SEEDS));
+    let failures = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = simulation::run(seed);
+                    if !outcome.broken.is_empty() {
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, outcome));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (seed, outcome) in failures.iter().take(3) {
+        eprintln!("seed {seed}:\n  {}", outcome.story.join("\n  "));
+        eprintln!(
+            "  broken:\n    {}",
+            outcome.broken.iter().take(8).cloned().collect::<Vec<_>>().join("\n    ")
+        );
+        eprintln!("  repeat it with: cargo xtask sim --first {seed} --seeds 1");
+    }
+    let seeds: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
+    assert!(seeds.is_empty(), "seeds that do not hold: {seeds:?}");
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    let (one, two) = (simulation::run(7), simulation::run(7));
+    assert_eq!(one.story, two.story);
+    assert_eq!(one.revision, two.revision);
+}
