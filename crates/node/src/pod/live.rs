@@ -39,6 +39,8 @@ pub struct Live {
     pub started_at: Option<Timestamp>,
     /// Why the node will not run it.
     pub refused: Option<(String, String)>,
+    /// The pod asks for what the node does not know; it waits for ever.
+    pub unsupported: bool,
     /// Sandbox and volumes have been taken down for good.
     pub dismantled: bool,
 }

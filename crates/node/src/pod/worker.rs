@@ -193,6 +193,7 @@ impl Worker {
     /// Runs until the pod has gone (true) or the agent stops (false).
     pub async fn run(self: &Arc<Self>) -> bool {
         let mut told = Value::Null;
+        self.refuse_unsupported();
         loop {
             let notified = self.wake.notified();
             let now = self.context.clock.now();
@@ -227,14 +228,35 @@ impl Worker {
         }
     }
 
+    /// A pod that asks for what this node does not know is not run in part: it waits, and says for what.
+    fn refuse_unsupported(&self) {
+        let desired = self.desired();
+        let unsupported = crate::supported::check(&desired.object.to_tree());
+        if unsupported.is_empty() {
+            return;
+        }
+        let fields: Vec<String> =
+            unsupported.iter().map(|field| format!("{}: {}", field.path, field.why)).collect();
+        let message = format!("this node does not support {}", fields.join("; "));
+        self.note(None, true, "UnsupportedField", message.as_str());
+        let names =
+            wanted(&desired, self.context.clock.now()).containers.into_iter().map(|container| container.name);
+        let mut live = self.live();
+        live.unsupported = true;
+        for name in names {
+            let container = live.containers.entry(name).or_default();
+            container.waiting = Some(("UnsupportedField".to_owned(), message.clone()));
+        }
+    }
+
     /// Plans, and marks what is begun as under way, in one breath.
     fn decide(&self, desired: &Desired, wanted: &Wanted, now: Timestamp) -> machine::Next {
         let mut live = self.live();
-        if live.dismantled || (live.refused.is_some() && wanted.ending.is_none()) {
+        live.started_at.get_or_insert(now);
+        if live.dismantled || ((live.unsupported || live.refused.is_some()) && wanted.ending.is_none()) {
             return machine::Next::default();
         }
         self.observe(&mut live, desired, now);
-        live.started_at.get_or_insert(now);
         let next = machine::next(wanted, &live.seen(), now);
         for step in &next.steps {
             match step {
