@@ -50,8 +50,9 @@ impl Gate {
     /// Answers one request over HTTP: the service of a [`wire::serve::Server`].
     pub async fn handle(self: &Arc<Self>, request: Request, connection: Arc<ConnectionInfo>) -> Response {
         let accept = request.headers().get(ACCEPT).cloned();
+        let is_head = request.method() == Method::HEAD;
         let handling = AssertUnwindSafe(answer(self, request, &connection)).catch_unwind();
-        match handling.await {
+        let mut response = match handling.await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 let accept = accept.as_ref().and_then(|accept| accept.to_str().ok()).unwrap_or_default();
@@ -68,7 +69,12 @@ impl Gate {
                 let status = Status::internal("this request panicked the server; its log says where");
                 render::failure(&status, PLAIN, false)
             }
+        };
+        // Over HTTP/2 nobody else withholds it, and clients take a body here for a broken stream.
+        if is_head {
+            *response.body_mut() = Body::Empty;
         }
+        response
     }
 }
 
@@ -86,7 +92,7 @@ async fn answer(gate: &Arc<Gate>, request: Request, connection: &ConnectionInfo)
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: http::header::HeaderName) -> &'a str {
+fn header(headers: &HeaderMap, name: http::header::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
