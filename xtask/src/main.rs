@@ -11,6 +11,7 @@ mod prerequisites;
 mod project;
 mod suite;
 mod test;
+mod twin;
 mod upstream;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Chore {
     Mutants(mutants::Arguments),
     /// Builds upstream Kubernetes' own binaries, the oracle and the peer of the benchmarks.
     Upstream(upstream::Arguments),
+    /// Records what upstream answers to some 300 requests, and compares our answers with it.
+    Twin(twin::Arguments),
     /// Runs benchmarks and records them in BENCHMARKS.md.
     Bench(bench::Arguments),
     /// Runs somebody else's test suite against this project, and compares with the ledger in conformance/.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Sim(arguments) => test::simulate(&project, &arguments),
         Chore::Mutants(arguments) => mutants::run(&project, &arguments),
         Chore::Upstream(arguments) => upstream::run(&project, &arguments),
+        Chore::Twin(arguments) => twin::run(&project, &arguments),
         Chore::Bench(arguments) => bench::run(&project, &arguments),
         Chore::Suite(arguments) => suite::run(&project, &arguments),
     };

@@ -90,8 +90,13 @@ pub fn kubectl(project: &Project) -> Result<Kubectl> {
     }
 }
 
+/// Where built binaries are kept.
+pub fn folder(project: &Project) -> PathBuf {
+    project.cache().join("upstream").join(VERSION)
+}
+
 fn cached(project: &Project, name: &str) -> PathBuf {
-    project.cache().join("upstream").join(VERSION).join(name)
+    folder(project).join(name)
 }
 
 fn is_pinned(kubectl: &Path) -> bool {

@@ -1,4 +1,8 @@
-//! The known differences, each with its reason.
+//! Recorded answers, where ours differ from them, and the known differences, each with its reason.
+
+use serde_json::Value;
+
+use crate::exchange::{Answer, HEADERS};
 
 /// The list: `request | path | reason` a line. A `*` at the end of the request or the path stands for anything, a
 /// path covers what lies below it.
@@ -51,6 +55,64 @@ fn fits(pattern: &str, text: &str) -> bool {
 
 fn is_below(pattern: &str, path: &str) -> bool {
     path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with(['.', '[']))
+}
+
+/// A line of a file: the name of the request and its answer.
+pub fn read(line: &str) -> (String, Answer) {
+    let value: Value = serde_json::from_str(line).expect("a line of recorded answers is JSON");
+    let headers = value["headers"].as_object().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let answer = Answer {
+        code: value["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or_default(),
+        headers: headers.map(|(name, value)| (name.clone(), text(value))).collect(),
+        body: value["body"].clone(),
+    };
+    (text(&value["request"]), answer)
+}
+
+/// Where `ours` differs from `upstream`: a path and what is there on both sides.
+pub fn between(upstream: &Answer, ours: &Answer) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if upstream.code != ours.code {
+        found.push(("code".to_owned(), format!("upstream {}, ours {}", upstream.code, ours.code)));
+    }
+    for name in HEADERS {
+        if upstream.headers.get(name) != ours.headers.get(name) {
+            let shown = format!("upstream {:?}, ours {:?}", upstream.headers.get(name), ours.headers.get(name));
+            found.push((format!("headers.{name}"), shown));
+        }
+    }
+    compare("body", &upstream.body, &ours.body, &mut found);
+    found
+}
+
+fn compare(path: &str, upstream: &Value, ours: &Value, found: &mut Vec<(String, String)>) {
+    match (upstream, ours) {
+        (Value::Object(theirs), Value::Object(own)) => {
+            for (key, value) in theirs {
+                match own.get(key) {
+                    Some(other) => compare(&format!("{path}.{key}"), value, other, found),
+                    None => found.push((format!("{path}.{key}"), format!("only upstream: {value}"))),
+                }
+            }
+            for (key, value) in own.iter().filter(|(key, _)| !theirs.contains_key(*key)) {
+                found.push((format!("{path}.{key}"), format!("only ours: {value}")));
+            }
+        }
+        (Value::Array(theirs), Value::Array(own)) => {
+            for index in 0..theirs.len().max(own.len()) {
+                let path = format!("{path}[{index}]");
+                match (theirs.get(index), own.get(index)) {
+                    (Some(value), Some(other)) => compare(&path, value, other, found),
+                    (Some(value), None) => found.push((path, format!("only upstream: {value}"))),
+                    (None, Some(value)) => found.push((path, format!("only ours: {value}"))),
+                    (None, None) => {}
+                }
+            }
+        }
+        _ if upstream != ours => found.push((path.to_owned(), format!("\n    upstream {upstream}\n    ours     {ours}"))),
+        _ => {}
+    }
 }
 
 #[test]

@@ -169,69 +169,6 @@ impl Answer {
         mask(&mut body, "");
         Self { code, headers: headers.into_iter().map(|(name, value)| (name, mask_text(&value))).collect(), body }
     }
-
-    /// As one line of a file.
-    pub fn line(&self, name: &str) -> String {
-        serde_json::json!({"request": name, "code": self.code, "headers": self.headers, "body": self.body}).to_string()
-    }
-
-    /// A line of a file: the name of the request and its answer.
-    pub fn read(line: &str) -> (String, Self) {
-        let value: Value = serde_json::from_str(line).expect("a line of recorded answers is JSON");
-        let headers = value["headers"].as_object().into_iter().flatten();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let answer = Self {
-            code: value["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or_default(),
-            headers: headers.map(|(name, value)| (name.clone(), text(value))).collect(),
-            body: value["body"].clone(),
-        };
-        (text(&value["request"]), answer)
-    }
-
-    /// Where `ours` differs from this one: a path and what is there on both sides.
-    pub fn differences(&self, ours: &Self) -> Vec<(String, String)> {
-        let mut found = Vec::new();
-        if self.code != ours.code {
-            found.push(("code".to_owned(), format!("upstream {}, ours {}", self.code, ours.code)));
-        }
-        for name in HEADERS {
-            if self.headers.get(name) != ours.headers.get(name) {
-                let shown = format!("upstream {:?}, ours {:?}", self.headers.get(name), ours.headers.get(name));
-                found.push((format!("headers.{name}"), shown));
-            }
-        }
-        compare("body", &self.body, &ours.body, &mut found);
-        found
-    }
-}
-
-fn compare(path: &str, upstream: &Value, ours: &Value, found: &mut Vec<(String, String)>) {
-    match (upstream, ours) {
-        (Value::Object(theirs), Value::Object(own)) => {
-            for (key, value) in theirs {
-                match own.get(key) {
-                    Some(other) => compare(&format!("{path}.{key}"), value, other, found),
-                    None => found.push((format!("{path}.{key}"), format!("only upstream: {value}"))),
-                }
-            }
-            for (key, value) in own.iter().filter(|(key, _)| !theirs.contains_key(*key)) {
-                found.push((format!("{path}.{key}"), format!("only ours: {value}")));
-            }
-        }
-        (Value::Array(theirs), Value::Array(own)) => {
-            for index in 0..theirs.len().max(own.len()) {
-                let path = format!("{path}[{index}]");
-                match (theirs.get(index), own.get(index)) {
-                    (Some(value), Some(other)) => compare(&path, value, other, found),
-                    (Some(value), None) => found.push((path, format!("only upstream: {value}"))),
-                    (None, Some(value)) => found.push((path, format!("only ours: {value}"))),
-                    (None, None) => {}
-                }
-            }
-        }
-        _ if upstream != ours => found.push((path.to_owned(), format!("\n    upstream {upstream}\n    ours     {ours}"))),
-        _ => {}
-    }
 }
 
 fn mask(value: &mut Value, key: &str) {

@@ -29,7 +29,7 @@ async fn the_gate_answers_as_upstream_does() {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let requests = exchange::parse(&name, &fs::read_to_string(&file).unwrap());
         let recorded = fs::read_to_string(folder().join("answers").join(format!("{name}.jsonl"))).unwrap_or_default();
-        let recorded: BTreeMap<String, Answer> = recorded.lines().map(Answer::read).collect();
+        let recorded: BTreeMap<String, Answer> = recorded.lines().map(differences::read).collect();
         for request in requests {
             let ours = world.send(&kept.fill(&request), |body| kept.keep(&request, body)).await;
             count += 1;
@@ -37,7 +37,7 @@ async fn the_gate_answers_as_upstream_does() {
                 report.push_str(&format!("{}: not recorded; run cargo xtask twin\n", request.name));
                 continue;
             };
-            let found = upstream.differences(&ours);
+            let found = differences::between(upstream, &ours);
             equal += usize::from(found.is_empty());
             for (path, shown) in found {
                 if !listed.covers(&request.name, &path) {

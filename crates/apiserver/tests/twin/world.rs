@@ -127,9 +127,11 @@ impl World {
         }
         let client = self.clients.get(request.user.as_str()).unwrap_or_else(|| panic!("no user {}", request.user));
         let body = if request.body.is_empty() { Body::Empty } else { Body::from(request.body.clone()) };
-        let response = client.send(built.body(body).unwrap()).await.unwrap();
+        let response = client.send(built.body(body).unwrap()).await;
+        let response = response.unwrap_or_else(|error| panic!("{}: {error}", request.name));
         let (parts, body) = response.into_parts();
-        let bytes = wire::body::read(body, 64 * 1024 * 1024).await.unwrap();
+        let bytes = wire::body::read(body, 64 * 1024 * 1024).await;
+        let bytes = bytes.unwrap_or_else(|error| panic!("{}: {error}", request.name));
         show(&bytes);
         let mut headers = BTreeMap::new();
         for name in HEADERS {
