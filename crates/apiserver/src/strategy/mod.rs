@@ -5,6 +5,7 @@
 //! they read through [`Lookups`].
 
 mod namespaces;
+mod pod_spec;
 mod pods;
 mod services;
 mod words;

@@ -9,7 +9,7 @@ use api::status::Cause;
 use api::validation::names;
 use api::value::Value;
 
-use super::{Context, Strategy};
+use super::{Context, Strategy, pod_spec};
 
 pub(super) struct Pods;
 
@@ -46,6 +46,17 @@ impl Strategy for Pods {
 
     fn prepare_status(&self, new: &mut Value, old: &Value, _context: &Context<'_>) {
         status::prepare(new, old);
+    }
+
+    fn validate(&self, object: &Value, context: &Context<'_>) -> Vec<Cause> {
+        pod_spec::pod(object, context.subresource.is_empty())
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<Cause> {
+        match context.subresource {
+            "" => pod_spec::update::pod(new, old),
+            _ => Vec::new(),
+        }
     }
 
     fn validate_status(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
