@@ -1,1 +1,138 @@
-fn main() {}
+//! The roof: reads the command line and wires the rooms together; nothing else.
+
+mod admin;
+mod agent;
+mod checks;
+mod credential;
+mod down;
+mod facts;
+mod invitation;
+mod layout;
+mod log;
+mod run;
+mod server;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use base::Clock;
+use clap::{CommandFactory as _, Parser as _};
+use cli::admin::Admin;
+use cli::arguments::{Agent, Arguments, Server, VERSION, Verb};
+use cli::commands;
+use client::Kubeconfig;
+
+use layout::Layout;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// In the environment of a process that `up` has started in the background.
+pub const DETACHED: &str = "ONDOL_DETACHED";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let detached = std::env::var_os(DETACHED).is_some();
+    if detached {
+        // Free of the terminal that `up` was typed in; it fails only for who leads a group already.
+        let _ = rustix::process::setsid();
+    }
+    match act(&arguments, detached) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(arguments: &Arguments, detached: bool) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let layout = || Layout::new(&arguments.instance, arguments.data_dir.as_deref());
+    let stays = match &arguments.verb {
+        Verb::Up(options) => detached || options.foreground,
+        Verb::Server(_) | Verb::Agent(_) => true,
+        _ => false,
+    };
+    log::start(!stays);
+    match &arguments.verb {
+        Verb::Up(options) => up::up(arguments, options, detached, &clock),
+        Verb::Server(options) => serve(arguments, options, &clock),
+        Verb::Agent(options) => join(arguments, options, &clock),
+        Verb::Down(options) => down::down(arguments, options, &clock),
+        Verb::Credential => {
+            println!("{}", credential::credential(&layout()?, &clock)?);
+            Ok(())
+        }
+        Verb::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "ondol", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Version => {
+            println!("ondol {VERSION} (Kubernetes {})", apiserver::GIT_VERSION);
+            Ok(())
+        }
+        Verb::Store(verb) => commands::store(verb, server::CODEC),
+        Verb::Status(_) | Verb::Logs(_) | Verb::Why(_) | Verb::Image(_) => ask(arguments, &layout()?, &clock),
+    }
+}
+
+/// Verbs that ask a running instance.
+fn ask(arguments: &Arguments, layout: &Layout, clock: &Clock) -> anyhow::Result<()> {
+    checks::root()?;
+    let kept = facts::Facts::read(&layout.run.join("instance.json"));
+    let data = kept.map(|facts| facts.data_dir).filter(|data| data.is_absolute());
+    let log = Layout { data: data.unwrap_or_else(|| layout.data.clone()), ..layout.clone() }.log();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let admin = Admin::new(&layout.admin_socket());
+    let result = runtime.block_on(async {
+        match &arguments.verb {
+            Verb::Status(options) => commands::status(&admin, options).await,
+            Verb::Logs(options) => commands::logs(&log, options, clock).await,
+            Verb::Why(options) => commands::why(&admin, options, clock).await,
+            Verb::Image(verb) => commands::image(&admin, verb).await,
+            _ => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Result<()> {
+    checks::root()?;
+    let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    let nodes =
+        options.nodes.iter().map(|node| invitation::parse_node(node)).collect::<Result<Vec<_>, _>>()?;
+    let facts = facts::Facts::load_or_choose(&layout, &options.ranges)?;
+    checks::port(facts.api_port)?;
+    run::make_private(&layout.data)?;
+    run::make_private(&layout.run)?;
+    facts.write(&layout)?;
+    if !options.no_kubeconfig {
+        up::remember(arguments, &layout, facts.clone(), clock)?;
+    }
+    let role = run::Role::Server { advertised: options.advertise_address, nodes };
+    run::run(&layout, Some(&facts), role, clock)
+}
+
+fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result<()> {
+    checks::root()?;
+    let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    let invitation = invitation::read(&options.kubeconfig)?;
+    let mut kubeconfig =
+        Kubeconfig::read(&options.kubeconfig, None).context("the invitation cannot be used")?;
+    if let Some(server) = &options.server {
+        kubeconfig.server.clone_from(server);
+    }
+    checks::kernel()?;
+    checks::data(&layout)?;
+    run::make_private(&layout.data)?;
+    run::make_private(&layout.run)?;
+    let role = run::Role::Agent {
+        invitation: Box::new(invitation),
+        kubeconfig: Box::new(kubeconfig),
+        address: options.node_ip,
+    };
+    run::run(&layout, None, role, clock)
+}

@@ -1,0 +1,49 @@
+//! `ondol store ...`: works on folders, without a server.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use base::Random;
+use store::log::{Inspection, Salvage};
+
+use crate::arguments::Store;
+
+/// Does what the verb says. `codec` is how the server encodes values.
+pub fn store(verb: &Store, codec: u32) -> anyhow::Result<()> {
+    match verb {
+        Store::Inspect { folder } => {
+            let inspection = store::log::inspect(&open(folder)?, codec)?;
+            print!("{}", text(&inspection));
+            if !inspection.damage.is_empty() {
+                bail!("{}; \"ondol store salvage\" saves what is left", inspection.summary());
+            }
+            Ok(())
+        }
+        Store::Salvage { folder, target, everything } => {
+            std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+            let how = if *everything { Salvage::Everything } else { Salvage::Whole };
+            let saved = store::log::salvage(&open(folder)?, &open(target)?, codec, &Random::system(), how)?;
+            print!("{}", text(&saved));
+            println!("saved to {}; put it in the place of the old one and start again", target.display());
+            Ok(())
+        }
+    }
+}
+
+fn open(folder: &Path) -> anyhow::Result<store::Folder> {
+    if !folder.is_dir() {
+        bail!("{} is no folder; a store lies at <data-dir>/store", folder.display());
+    }
+    store::Folder::at(folder).with_context(|| format!("cannot open {}", folder.display()))
+}
+
+fn text(inspection: &Inspection) -> String {
+    let mut text = format!("revision {}, {} keys\n", inspection.revision, inspection.keys);
+    for file in &inspection.files {
+        text.push_str(&format!("{file:?}\n"));
+    }
+    for damage in &inspection.damage {
+        text.push_str(&format!("damaged: {damage}\n"));
+    }
+    text
+}

@@ -1,0 +1,30 @@
+//! Steps as they happen: one line each, with what they took.
+
+use std::time::Duration;
+
+use base::Clock;
+
+/// Prints steps.
+pub struct Steps {
+    clock: Clock,
+    last: Duration,
+}
+
+impl Steps {
+    /// The first step begins now.
+    pub fn new(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), last: clock.monotonic() }
+    }
+
+    /// A step is done.
+    pub fn done(&mut self, what: &str) {
+        let now = self.clock.monotonic();
+        println!("✓ {what} ({} ms)", now.saturating_sub(self.last).as_millis());
+        self.last = now;
+    }
+
+    /// Something that took no time of its own.
+    pub fn note(&self, what: &str) {
+        println!("  {what}");
+    }
+}

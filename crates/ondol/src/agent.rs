@@ -1,0 +1,315 @@
+//! The node's half: images, sandboxes, bridge, Services, the agent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api::interface::Api;
+use api::json;
+use api::names::NODES;
+use api::status::Reason;
+use base::Tasks;
+use control::recorder::Recorder;
+use control::world::World;
+use image::pull::Puller;
+use net::address::Cidr;
+use net::rules::{Filter, Frame, Rules};
+use node::agent::Agent;
+use node::context::{Context, Settings};
+use node::machine::Machine;
+use node::network::BridgeNetwork;
+use node::references::References;
+use node::register::{self, Registration};
+use node::services::{self, Services};
+use sandbox::Sandboxes;
+use wire::tls::{Authority, KeyPair};
+
+use crate::facts;
+use crate::layout::Layout;
+use crate::server::{Ground, blocking};
+
+/// Where agents serve HTTPS, as upstream's do.
+pub const KUBELET_PORT: u16 = 10250;
+/// The domain of Services.
+pub const DOMAIN: &str = "cluster.local";
+/// The usual size of packets.
+const MTU_BYTES: u32 = 1500;
+/// How often a node without a range looks again.
+const RANGE_LOOK: Duration = Duration::from_millis(20);
+/// How long the controllers may take to give a range.
+const RANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a node is told.
+#[derive(Clone)]
+pub struct Wishes {
+    /// Its name.
+    pub name: String,
+    /// Its address, if it is not the bridge's.
+    pub address: Option<IpAddr>,
+    /// Range of all pods.
+    pub pod_range: Cidr,
+    /// Range of Services.
+    pub service_range: Cidr,
+    /// The address of the service `kube-dns`.
+    pub dns_service: IpAddr,
+}
+
+/// Where the certificate of the agent's own server comes from.
+pub enum Serving {
+    /// The authority is in this process.
+    Issued(Arc<Authority>),
+    /// The server gave it.
+    Given {
+        /// Certificate and key.
+        pair: KeyPair,
+        /// Whom the agent believes.
+        authority_pem: String,
+    },
+}
+
+/// A node at work.
+pub struct Node {
+    /// All pods.
+    pub agent: Arc<Agent>,
+    /// All images.
+    pub images: image::Store,
+    /// Pulls more.
+    pub puller: Puller,
+    /// The bridge's own address.
+    pub bridge: IpAddr,
+    /// Where the node is reached.
+    pub address: IpAddr,
+}
+
+impl Node {
+    /// Starts the node. `packets` is the runtime of names and ports on loopback.
+    pub async fn start(
+        layout: &Layout,
+        wishes: &Wishes,
+        api: Arc<dyn Api>,
+        serving: Serving,
+        ground: &Ground,
+        packets: &tokio::runtime::Handle,
+    ) -> anyhow::Result<Self> {
+        let Ground { clock, random, tasks, stop } = ground.clone();
+        for folder in [layout.pods(), layout.logs()] {
+            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let images = open_images(layout, ground).await?;
+        let puller = Puller::new(images.clone(), image::pull::Options::default(), tasks.clone())?;
+        let range = own_range(&*api, &wishes.name, ground).await?;
+        let network = open_network(layout, wishes, range).await?;
+        let bridge = *network.gateways().first().context("the bridge has no address")?;
+        let address = wishes.address.unwrap_or(bridge);
+        let config = sandbox::Config { run_dir: layout.sandboxes(), cgroup_root: layout.cgroup_root() };
+        let sandboxes = Sandboxes::open(config, clock.clone(), tasks.clone()).await?;
+        let machine = Machine::read(&layout.data).context("the machine cannot be examined")?;
+
+        let mut world = World::new();
+        services::watch(&mut world);
+        let world = Arc::new(world);
+        let (recorder, writer) = Recorder::new("kubelet", &wishes.name);
+        control::recorder::start(writer, api.clone(), clock.clone(), &tasks, stop.clone());
+        start_services(layout, wishes, &network, address, &world, &recorder, ground, packets).await?;
+        world.start(&api, &clock, &tasks, &stop);
+
+        let agent_cell: Arc<OnceLock<Weak<Agent>>> = Arc::default();
+        let told = agent_cell.clone();
+        let changed = Arc::new(move |uid: &str| {
+            if let Some(agent) = told.get().and_then(Weak::upgrade) {
+                agent.refresh(uid);
+            }
+        });
+        let references = References::new(api.clone(), clock.clone(), tasks.clone(), stop.clone(), changed);
+        let environment = world.clone();
+        let context = Arc::new(Context {
+            settings: settings(layout, wishes, address, &machine),
+            api: api.clone(),
+            clock: clock.clone(),
+            random,
+            recorder,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            sandboxes,
+            images: images.clone(),
+            puller: puller.clone(),
+            network: Arc::new(network),
+            references,
+            services: Arc::new(move |namespace| services::environment(&environment, namespace)),
+        });
+        let agent = Agent::new(context);
+        // Set once, here.
+        let _ = agent_cell.set(Arc::downgrade(&agent));
+        agent.start().await?;
+        register(layout, wishes, address, machine, api, &images, ground);
+        Ok(Self { agent, images, puller, bridge, address })
+    }
+}
+
+async fn open_images(layout: &Layout, ground: &Ground) -> anyhow::Result<image::Store> {
+    let (root, clock, random) = (layout.images(), ground.clock.clone(), ground.random.clone());
+    let images = blocking(move || Ok(image::Store::open(root, clock, random)?)).await?;
+    image::carried::install(&images).await?;
+    Ok(images)
+}
+
+/// The range that the controllers gave this node. The Node object is made here if nobody made it: its addresses
+/// depend on the bridge, and the bridge on the range.
+async fn own_range(api: &dyn Api, name: &str, ground: &Ground) -> anyhow::Result<Cidr> {
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let look = async {
+        loop {
+            match api.get(&NODES, "", name).await {
+                Ok(node) => {
+                    let tree = node.to_tree();
+                    if let Some(range) = tree.str_at(&["spec", "podCIDR"]) {
+                        return Ok(range.parse::<Cidr>()?);
+                    }
+                }
+                Err(status) if status.reason == Reason::NotFound => {
+                    match api.create(&NODES, "", &object).await {
+                        Err(status) if status.reason != Reason::AlreadyExists => return Err(status.into()),
+                        _ => {}
+                    }
+                }
+                // The server may still be on its way.
+                Err(status) if status.reason == Reason::ServiceUnavailable => {}
+                Err(status) => return Err(anyhow::Error::from(status)),
+            }
+            ground.clock.sleep(RANGE_LOOK).await;
+        }
+    };
+    ground
+        .clock
+        .timeout(RANGE_TIMEOUT, look)
+        .await
+        .context("the node was given no range of addresses for its pods; see the server's log")?
+}
+
+async fn open_network(layout: &Layout, wishes: &Wishes, range: Cidr) -> anyhow::Result<BridgeNetwork> {
+    let settings = node::network::Settings {
+        instance: layout.instance.clone(),
+        pod_ranges: vec![range],
+        service_ranges: vec![wishes.service_range],
+        mtu: mtu(),
+        record: layout.network_record(),
+    };
+    blocking(move || Ok(BridgeNetwork::open(&settings)?)).await
+}
+
+/// What leaves the machine must fit its own link.
+fn mtu() -> u32 {
+    let link = facts::default_link();
+    let text = link.and_then(|link| std::fs::read_to_string(format!("/sys/class/net/{link}/mtu")).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_BYTES)
+}
+
+#[expect(clippy::too_many_arguments, reason = "this is wiring: each is a part that was just made")]
+async fn start_services(
+    layout: &Layout,
+    wishes: &Wishes,
+    network: &BridgeNetwork,
+    address: IpAddr,
+    world: &Arc<World>,
+    recorder: &Recorder,
+    ground: &Ground,
+    packets: &tokio::runtime::Handle,
+) -> anyhow::Result<()> {
+    let gateways = network.gateways().to_vec();
+    let names: Vec<SocketAddr> = gateways.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
+    let mut node_addresses = gateways;
+    if !node_addresses.contains(&address) {
+        node_addresses.push(address);
+    }
+    let instance = layout.instance.clone();
+    let rules = blocking(move || Ok(Rules::open(&instance)?)).await?;
+    let settings = services::Settings {
+        facts: services::Facts { node: wishes.name.clone(), dns: names.first().copied() },
+        frame: Frame {
+            pods: vec![wishes.pod_range],
+            service_ranges: vec![wishes.service_range],
+            node_addresses,
+            masquerade_except: vec![wishes.pod_range],
+            filter: Filter {
+                guarded: vec![wishes.pod_range, wishes.service_range],
+                trusted: Vec::new(),
+                seal_forwarding: !network.was_router(),
+            },
+        },
+        domain: DOMAIN.to_owned(),
+        dns: Some(net::dns::Config { addresses: names, upstreams: upstreams(&resolv_conf()) }),
+    };
+    let (world, recorder, ground) = (world.clone(), recorder.clone(), ground.clone());
+    // Names and loopback ports have a runtime of their own, so that a busy server delays no packet.
+    let _entered = packets.enter();
+    let own = Tasks::new();
+    let hands = services::Hands {
+        world,
+        rules,
+        recorder,
+        clock: ground.clock,
+        random: ground.random,
+        tasks: own.clone(),
+    };
+    own.spawn("services", Services::new(settings, hands).run(ground.stop));
+    Ok(())
+}
+
+fn settings(layout: &Layout, wishes: &Wishes, address: IpAddr, machine: &Machine) -> Settings {
+    Settings {
+        node: wishes.name.clone(),
+        host_ips: vec![address],
+        pods_dir: layout.pods(),
+        logs_dir: layout.logs(),
+        cluster_domain: DOMAIN.to_owned(),
+        cluster_dns: wishes.dns_service,
+        host_resolv_conf: resolv_conf(),
+        memory_bytes: i64::try_from(machine.memory_bytes).unwrap_or(i64::MAX),
+        allocatable: machine.allocatable(),
+    }
+}
+
+fn register(
+    layout: &Layout,
+    wishes: &Wishes,
+    address: IpAddr,
+    machine: Machine,
+    api: Arc<dyn Api>,
+    images: &image::Store,
+    ground: &Ground,
+) {
+    let settings = register::Settings {
+        node: wishes.name.clone(),
+        addresses: vec![address],
+        kubelet_port: KUBELET_PORT,
+        data_dir: layout.data.clone(),
+        version: cli::arguments::VERSION.to_owned(),
+    };
+    let health: register::Health = Arc::new(|| Ok(()));
+    let registration =
+        Registration::new(settings, machine, api, ground.clock.clone(), images.clone(), health);
+    let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());
+    ground.tasks.spawn("registration", async move { registration.run(&tasks, stop).await });
+}
+
+fn resolv_conf() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// The machine's name servers.
+fn upstreams(text: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok();
+    text.lines().filter_map(server).map(|ip| SocketAddr::new(ip, 53)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_from_resolv_conf() {
+        let found = upstreams("# x\nsearch a\nnameserver 192.0.2.1\nnameserver fd00::1\nnameserver junk\n");
+        assert_eq!(found, ["192.0.2.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,224 @@
+//! `ondol down`: ends pods and server; with `--wipe` leaves no trace. Works without a server and with damaged data.
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base::{Clock, Tasks};
+use cli::admin::Admin;
+use cli::arguments::{Arguments, Down};
+use cli::kubeconfig;
+use cli::steps::Steps;
+use rustix::process::{Pid, Signal, kill_process};
+use sandbox::{Adopted, Sandboxes};
+use serde_json::json;
+
+use crate::checks;
+use crate::facts::Facts;
+use crate::layout::Layout;
+use crate::run::longest_end;
+use crate::up::holder;
+
+/// How often a process that ends is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// What a server that does not answer gets, on top of the pods' time.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long a killed process may take.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// Ends the instance.
+pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Result<()> {
+    checks::root()?;
+    let mut layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    if arguments.data_dir.is_none()
+        && let Some(facts) = Facts::read(&layout.run.join("instance.json"))
+        && facts.data_dir.is_absolute()
+    {
+        // It runs, or ran before the next reboot, with a place of its own.
+        layout.data = facts.data_dir;
+    }
+    if options.wipe && !options.yes && !is_sure(&layout)? {
+        bail!("nothing was removed");
+    }
+    let facts = Facts::read(&layout.facts()).or_else(|| Facts::read(&layout.run.join("instance.json")));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut steps = Steps::new(clock);
+    runtime.block_on(async {
+        if end_server(&layout, options, clock).await? {
+            steps.done("pods and server have ended");
+        }
+        if end_sandboxes(&layout, clock).await? {
+            steps.done("what pods left is removed");
+        }
+        anyhow::Ok(())
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if !options.wipe {
+        println!("down; \"ondol up\" brings everything back, \"ondol down --wipe\" removes the data");
+        return Ok(());
+    }
+    wipe(arguments, &layout, facts.as_ref(), &mut steps)
+}
+
+fn is_sure(layout: &Layout) -> anyhow::Result<bool> {
+    print!("Remove instance {} with all its data in {}? [y/N] ", layout.instance, layout.data.display());
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Asks the server to end everything; a server that does not answer is told by signals. Says whether there was one.
+async fn end_server(layout: &Layout, options: &Down, clock: &Clock) -> anyhow::Result<bool> {
+    let Some(pid) = holder(&layout.lock()) else { return Ok(false) };
+    let admin = Admin::new(&layout.admin_socket());
+    let asked = json!({"timeoutSeconds": options.timeout});
+    let longest = Duration::from_secs(options.timeout) + ANSWER;
+    let answered = clock.timeout(longest, admin.post("/down", &asked)).await;
+    if !matches!(answered, Some(Ok(_))) {
+        tell(pid, Signal::TERM);
+    }
+    if !ended(layout, longest_end(), clock).await {
+        tell(pid, Signal::KILL);
+        if !ended(layout, KILLED, clock).await {
+            bail!("process {} cannot be ended: it hangs in the kernel; see \"dmesg\"", pid.as_raw_nonzero());
+        }
+    }
+    Ok(true)
+}
+
+fn tell(pid: Pid, signal: Signal) {
+    // It may have ended by now.
+    let _ = kill_process(pid, signal);
+}
+
+async fn ended(layout: &Layout, within: Duration, clock: &Clock) -> bool {
+    let wait = async {
+        while holder(&layout.lock()).is_some() {
+            clock.sleep(LOOK).await;
+        }
+    };
+    clock.timeout(within, wait).await.is_some()
+}
+
+/// Removes sandboxes that no server has ended.
+async fn end_sandboxes(layout: &Layout, clock: &Clock) -> anyhow::Result<bool> {
+    let config = sandbox::Config { run_dir: layout.sandboxes(), cgroup_root: layout.cgroup_root() };
+    let sandboxes = Sandboxes::open(config, clock.clone(), Tasks::new()).await?;
+    let left = sandboxes.adopt().await?;
+    let found = !left.is_empty();
+    let removing = left.into_iter().map(|left| async {
+        match left {
+            Adopted::Live(sandbox) => sandbox.remove().await,
+            Adopted::Lost(remains) => remains.remove().await,
+        }
+    });
+    for result in futures::future::join_all(removing).await {
+        result?;
+    }
+    sandboxes.remove_root().await?;
+    Ok(found)
+}
+
+fn wipe(
+    arguments: &Arguments,
+    layout: &Layout,
+    facts: Option<&Facts>,
+    steps: &mut Steps,
+) -> anyhow::Result<()> {
+    let record = layout.network_record();
+    if node::network::wipe(&layout.instance, &record).is_err() {
+        // A damaged record must not keep links and tables alive.
+        let _ = std::fs::remove_file(&record);
+        node::network::wipe(&layout.instance, &record)?;
+    }
+    steps.done("links, rules and settings are removed");
+    for folder in [layout.pods(), layout.data.clone(), layout.run.clone()] {
+        remove(&folder)?;
+    }
+    for root in Layout::roots() {
+        // Ours if it is empty.
+        let _ = std::fs::remove_dir(root);
+    }
+    steps.done(&format!("{} is removed", layout.data.display()));
+    let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
+    let mut configs = facts.map(|facts| facts.kubeconfigs.clone()).unwrap_or_default();
+    configs.push(kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home));
+    configs.sort();
+    configs.dedup();
+    for path in configs {
+        if kubeconfig::remove(&path, &layout.context())? {
+            steps.done(&format!("context {} is removed from {}", layout.context(), path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder with whatever is mounted in it.
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    if std::fs::symlink_metadata(folder).is_err() {
+        return Ok(());
+    }
+    unmount_below(folder)?;
+    std::fs::remove_dir_all(folder)
+        .with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", folder.display()))
+}
+
+fn unmount_below(folder: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("/proc is not mounted")?;
+    for point in mounts_below(&text, folder).into_iter().rev() {
+        let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
+        rustix::mount::unmount(&point, flags)
+            .with_context(|| format!("cannot unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+/// Mount points strictly below `folder`, in the order of mounting.
+fn mounts_below(mountinfo: &str, folder: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).map(PathBuf::from);
+    points.filter(|point| point.starts_with(folder) && point != folder).collect()
+}
+
+/// The kernel writes blanks in paths as octal numbers.
+fn unescape(text: &str) -> String {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut bytes = text.as_bytes();
+    while let Some((first, rest)) = bytes.split_first() {
+        let octal = (*first == b'\\').then(|| rest.get(..3)).flatten();
+        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(code);
+                bytes = &rest[3..];
+            }
+            None => {
+                plain.push(*first);
+                bytes = rest;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_below_a_folder_are_found_and_no_neighbours() {
+        let text = "1 2 0:1 / /d rw - tmpfs a rw\n1 2 0:1 / /d/x rw - tmpfs a rw\n\
+                    1 2 0:1 / /dd/x rw - tmpfs a rw\n1 2 0:1 / /d/with\\040blank rw - tmpfs a rw\n";
+        assert_eq!(
+            mounts_below(text, Path::new("/d")),
+            [PathBuf::from("/d/x"), PathBuf::from("/d/with blank")]
+        );
+    }
+
+    #[test]
+    fn odd_escapes_stay_as_they_are() {
+        assert_eq!(unescape("a\\04"), "a\\04");
+        assert_eq!(unescape("\\134x\\999"), "\\x\\999");
+    }
+}

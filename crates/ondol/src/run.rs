@@ -1,0 +1,281 @@
+//! The process that stays: `up`, `server` and `agent` in the foreground.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base::{Clock, Random, Stopper, Tasks};
+use client::{Client, Kubeconfig};
+use net::address::Cidr;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{Admin, Parts, Progress, is_ready};
+use crate::agent::{Node, Serving, Wishes};
+use crate::facts::Facts;
+use crate::invitation::{self, Invitation};
+use crate::layout::Layout;
+use crate::server::{Addresses, DRAIN, Ground, Server, first_bridge};
+
+/// Threads of the runtime of names and loopback ports.
+const PACKET_THREADS: usize = 1;
+/// How long tasks may take to end.
+const JOIN: Duration = Duration::from_secs(10);
+/// How long runtimes may take to end what blocks.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// What the process is to be.
+pub enum Role {
+    /// Server and node in one.
+    Up {
+        /// Name of the node.
+        node: String,
+        /// Its address, if it is not the bridge's.
+        address: Option<IpAddr>,
+    },
+    /// The server alone.
+    Server {
+        /// Where nodes and pods reach it.
+        advertised: Option<IpAddr>,
+        /// Nodes that may join, with their addresses.
+        nodes: Vec<(String, IpAddr)>,
+    },
+    /// A node alone.
+    Agent {
+        /// What the server gave.
+        invitation: Box<Invitation>,
+        /// As whom it speaks to the server.
+        kubeconfig: Box<Kubeconfig>,
+        /// Its address, if it is not the bridge's.
+        address: Option<IpAddr>,
+    },
+}
+
+impl Role {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Up { .. } => "up",
+            Self::Server { .. } => "server",
+            Self::Agent { .. } => "agent",
+        }
+    }
+}
+
+/// Runs until a signal or `down` ends it. `facts` are not there for an agent.
+pub fn run(layout: &Layout, facts: Option<&Facts>, role: Role, clock: &Clock) -> anyhow::Result<()> {
+    let _lock = lock(layout)?;
+    let control = runtime("ondol", None)?;
+    let packets = runtime("packets", Some(PACKET_THREADS))?;
+    let result = control.block_on(live(layout, facts, role, clock, packets.handle()));
+    packets.shutdown_timeout(SHUTDOWN);
+    control.shutdown_timeout(SHUTDOWN);
+    let _ = std::fs::remove_file(layout.admin_socket());
+    result
+}
+
+fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.thread_name(name).enable_all().build().context("the machine has no thread for the runtime")
+}
+
+/// Takes the instance for this process; the kernel lets go of it when the process ends, however it ends.
+fn lock(layout: &Layout) -> anyhow::Result<File> {
+    make_private(&layout.run)?;
+    let path = layout.lock();
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("the instance {} runs already; \"ondol status\" tells of it", layout.instance);
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+/// A folder that only root can enter.
+pub fn make_private(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = || format!("cannot make {}", path.display());
+    std::fs::create_dir_all(path).with_context(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).with_context(failed)
+}
+
+async fn live(
+    layout: &Layout,
+    facts: Option<&Facts>,
+    role: Role,
+    clock: &Clock,
+    packets: &Handle,
+) -> anyhow::Result<()> {
+    let stopper = Stopper::new();
+    let ground = Ground {
+        clock: clock.clone(),
+        random: Random::system(),
+        tasks: Tasks::new(),
+        stop: stopper.signal(),
+    };
+    let (teller, progress) = watch::channel(Progress::default());
+    let ending = stopper.clone();
+    let admin = Admin::start(layout, role.name(), &ground, progress, Arc::new(move || ending.stop()))?;
+    let mut told = Told { teller, clock: clock.clone(), last: clock.monotonic() };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let started = tokio::select! {
+        parts = start(layout, facts, role, &ground, packets, &mut told) => Some(parts),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let (server, result) = match started {
+        Some(Ok(parts)) => {
+            let server = parts.server.clone();
+            admin.complete(parts);
+            told.ready();
+            tokio::select! {
+                () = ground.stop.stopped() => {}
+                _ = terminate.recv() => tracing::info!("told to end; pods live on"),
+                _ = interrupt.recv() => tracing::info!("told to end; pods live on"),
+            }
+            (server, Ok(()))
+        }
+        Some(Err(error)) => (None, Err(error)),
+        None => (None, Ok(())),
+    };
+    stopper.stop();
+    if !ground.tasks.join(JOIN).await {
+        tracing::warn!(tasks = ground.tasks.running(), "not everything ended in time");
+    }
+    if let Some(server) = server {
+        server.close().await;
+    }
+    result
+}
+
+/// Tells of steps.
+struct Told {
+    teller: watch::Sender<Progress>,
+    clock: Clock,
+    last: Duration,
+}
+
+impl Told {
+    fn done(&mut self, step: impl Into<String>) {
+        let (step, now) = (step.into(), self.clock.monotonic());
+        let took = now.saturating_sub(self.last).as_millis();
+        self.last = now;
+        tracing::info!(milliseconds = took, "{step}");
+        self.teller.send_modify(|progress| progress.steps.push((step, took)));
+    }
+
+    fn ready(&self) {
+        self.teller.send_modify(|progress| progress.ready = true);
+    }
+}
+
+async fn start(
+    layout: &Layout,
+    facts: Option<&Facts>,
+    role: Role,
+    ground: &Ground,
+    packets: &Handle,
+    told: &mut Told,
+) -> anyhow::Result<Parts> {
+    match role {
+        Role::Up { node, address } => {
+            let facts = facts.context("an instance has facts")?;
+            let bridge = first_bridge(&facts.pods()?)?;
+            let addresses = Addresses { advertised: bridge, dns: bridge };
+            let server = Arc::new(Server::start(layout, facts, &addresses, ground).await?);
+            told.done(format!("API answers at {}", server.url()));
+            let wishes = Wishes {
+                name: node.clone(),
+                address,
+                pod_range: facts.pods()?,
+                service_range: facts.services()?,
+                dns_service: server.dns_service,
+            };
+            let api = server.gate.as_user(apiserver::Identity::node(&node));
+            let kubelet = Serving::Issued(server.authority.clone());
+            let node_at_work = Node::start(layout, &wishes, api, kubelet, ground, packets).await?;
+            if node_at_work.bridge != bridge {
+                tracing::warn!(predicted = %bridge, actual = %node_at_work.bridge, "another node has the first range");
+            }
+            server.listen(node_at_work.bridge)?;
+            told.done(format!("network and agent are up at {}", node_at_work.address));
+            node_ready(&server, &node, ground).await?;
+            told.done(format!("node {node} is Ready"));
+            Ok(Parts { server: Some(server), node: Some(Arc::new(node_at_work)), node_name: node })
+        }
+        Role::Server { advertised, nodes } => {
+            let facts = facts.context("an instance has facts")?;
+            let dns = first_bridge(&facts.pods()?)?;
+            let own = advertised.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+            let addresses = Addresses { advertised: if own.is_loopback() { dns } else { own }, dns };
+            let server = Arc::new(Server::start(layout, facts, &addresses, ground).await?);
+            if !own.is_loopback() {
+                server.listen(own)?;
+            }
+            told.done(format!("API answers at {}", server.url()));
+            for (name, ip) in &nodes {
+                let path = invitation::write(layout, facts, &server, own, name, *ip, ground.clock.now())?;
+                told.done(format!("node {name} may join with {}", path.display()));
+            }
+            Ok(Parts { server: Some(server), node: None, node_name: String::new() })
+        }
+        Role::Agent { invitation, kubeconfig, address } => {
+            let client = Client::new(&kubeconfig, &ground.clock, &ground.tasks)?;
+            let range = |text: &str| {
+                text.parse::<Cidr>().context("the invitation is damaged; let the server write it anew")
+            };
+            let wishes = Wishes {
+                name: invitation.node.clone(),
+                address: address.or(Some(invitation.address)),
+                pod_range: range(&invitation.pod_range)?,
+                service_range: range(&invitation.service_range)?,
+                dns_service: invitation.dns_service,
+            };
+            let kubelet = Serving::Given {
+                pair: wire::tls::KeyPair {
+                    chain_pem: invitation.serving_certificate.clone(),
+                    key_pem: invitation.serving_key.clone(),
+                },
+                authority_pem: kubeconfig.authority_pem.clone().unwrap_or_default(),
+            };
+            let node = Node::start(layout, &wishes, Arc::new(client), kubelet, ground, packets).await?;
+            told.done(format!("network and agent are up at {}", node.address));
+            Ok(Parts { server: None, node: Some(Arc::new(node)), node_name: wishes.name })
+        }
+    }
+}
+
+/// Returns when the Node says that it is ready.
+async fn node_ready(server: &Server, name: &str, ground: &Ground) -> anyhow::Result<()> {
+    let mut progress = server.world.mirror(&api::names::NODES).progress();
+    loop {
+        if is_ready(server, name) {
+            return Ok(());
+        }
+        match ground.stop.or(progress.changed()).await {
+            Some(Ok(())) => {}
+            _ => bail!("the instance was ended before its node was ready"),
+        }
+    }
+}
+
+/// How long a server may take from the signal to its end.
+pub fn longest_end() -> Duration {
+    JOIN + DRAIN + DRAIN + SHUTDOWN + SHUTDOWN
+}

@@ -1,0 +1,202 @@
+//! `ondol up`, as a person calls it: checks, starts the background process, shows its steps, writes the kubeconfig.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base::Clock;
+use cli::admin::Admin;
+use cli::arguments::{Arguments, Up};
+use cli::kubeconfig::{self, Entry};
+use cli::steps::Steps;
+use serde_json::{Value, json};
+
+use crate::checks;
+use crate::facts::Facts;
+use crate::layout::Layout;
+use crate::run::{Role, make_private, run};
+
+/// How often the background process is looked for until it answers.
+const LOOK: Duration = Duration::from_millis(5);
+/// Lines of the log that are shown when the start fails.
+const TAIL_LINES: usize = 5;
+/// The log is begun anew when it is larger than this at a start.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Starts the instance.
+pub fn up(arguments: &Arguments, options: &Up, detached: bool, clock: &Clock) -> anyhow::Result<()> {
+    let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    checks::root()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let admin = Admin::new(&layout.admin_socket());
+    let node = node_name(options.node_name.as_deref())?;
+    if detached || options.foreground {
+        let facts = prepare(&layout, options)?;
+        if !detached && !options.no_kubeconfig {
+            remember(arguments, &layout, facts.clone(), clock)?;
+        }
+        return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
+    }
+    if runtime.block_on(admin.is_alive()) {
+        let status = runtime.block_on(admin.get("/status"))?;
+        println!(
+            "ondol already runs (instance {}, pid {}, {}); \"ondol status\" tells more",
+            layout.instance,
+            status["pid"],
+            status["server"].as_str().unwrap_or("no API here")
+        );
+        return Ok(());
+    }
+    let mut steps = Steps::new(clock);
+    let facts = prepare(&layout, options)?;
+    steps.done("the machine has what is needed");
+    let mut child = spawn(&layout)?;
+    let waited = runtime.block_on(async {
+        let wait = Duration::from_secs(options.wait);
+        clock.timeout(wait, follow(&admin, &layout, &mut child, clock)).await
+    });
+    match waited {
+        Some(result) => result?,
+        None => bail!(
+            "not everything is ready after {} seconds; it goes on in the background: \"ondol logs -f\" shows it",
+            options.wait
+        ),
+    }
+    if !options.no_kubeconfig {
+        let mut steps = Steps::new(clock);
+        let path = remember(arguments, &layout, facts, clock)?;
+        steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
+    }
+    println!("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
+    Ok(())
+}
+
+/// The machine's name as a node may be called.
+pub fn node_name(wanted: Option<&str>) -> anyhow::Result<String> {
+    let own = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name = wanted.unwrap_or(&own).to_owned();
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if !name.chars().all(is_plain) || !ends(name.chars().next()) || !ends(name.chars().last()) {
+        bail!(
+            "{name:?} is no name for a node (lower-case letters, digits, '-' and '.'): give one with --node-name"
+        );
+    }
+    Ok(name)
+}
+
+/// Everything that can be known to fail before anything is touched.
+fn prepare(layout: &Layout, options: &Up) -> anyhow::Result<Facts> {
+    checks::kernel()?;
+    let facts = Facts::load_or_choose(layout, &options.ranges)?;
+    checks::ranges(layout, &facts)?;
+    checks::port(facts.api_port)?;
+    checks::data(layout)?;
+    make_private(&layout.data)?;
+    make_private(&layout.run)?;
+    facts.write(layout)?;
+    Ok(facts)
+}
+
+/// Starts ourselves again, free of this terminal.
+fn spawn(layout: &Layout) -> anyhow::Result<Child> {
+    let path = layout.log();
+    let fresh = std::fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX);
+    let log = File::options()
+        .create(true)
+        .append(!fresh)
+        .write(true)
+        .truncate(fresh)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let program = std::env::current_exe().context("cannot find our own program")?;
+    Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(crate::DETACHED, "1")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot start the background process")
+}
+
+/// Shows the steps of the background process until it is ready.
+async fn follow(admin: &Admin, layout: &Layout, child: &mut Child, clock: &Clock) -> anyhow::Result<()> {
+    while !admin.is_alive().await {
+        if let Some(status) = child.try_wait()? {
+            return Err(died(layout, &status.to_string()));
+        }
+        clock.sleep(LOOK).await;
+    }
+    let mut ready = false;
+    let told = admin
+        .follow("/progress", &json!({}), |line| {
+            if let Some(step) = line.get("step").and_then(Value::as_str) {
+                println!("✓ {step} ({} ms)", line["ms"]);
+            }
+            ready |= line.get("ready").is_some();
+        })
+        .await;
+    if ready {
+        return Ok(());
+    }
+    let status = child.wait()?;
+    told.context("the background process ended while it started")
+        .and_then(|()| Err(died(layout, &status.to_string())))
+        .map_err(|_| died(layout, &status.to_string()))
+}
+
+fn died(layout: &Layout, status: &str) -> anyhow::Error {
+    let text = std::fs::read_to_string(layout.log()).unwrap_or_default();
+    if let Some(error) = text.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
+        return anyhow::anyhow!("{error}");
+    }
+    let lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
+    let tail: Vec<&str> = lines.into_iter().rev().collect();
+    anyhow::anyhow!("the background process ended ({status}); its last words:\n{}", tail.join("\n"))
+}
+
+/// Writes our context into the user's kubeconfig, and remembers where.
+pub fn remember(
+    arguments: &Arguments,
+    layout: &Layout,
+    mut facts: Facts,
+    clock: &Clock,
+) -> anyhow::Result<PathBuf> {
+    let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
+    let path = kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home);
+    let path = std::path::absolute(&path)?;
+    let authority = wire::tls::Authority::load_or_create(&layout.keys(), "ca", clock.now())?;
+    let program = std::env::current_exe().context("cannot find our own program")?;
+    let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    let mut command =
+        vec![program, "credential".to_owned(), "--instance".to_owned(), layout.instance.name().to_owned()];
+    if arguments.data_dir.is_some() {
+        command.extend(["--data-dir".to_owned(), layout.data.display().to_string()]);
+    }
+    let entry = Entry {
+        name: layout.context(),
+        server: format!("https://127.0.0.1:{}", facts.api_port),
+        authority_pem: authority.certificate_pem().to_owned(),
+        command,
+    };
+    if !facts.kubeconfigs.contains(&path) {
+        facts.kubeconfigs.push(path.clone());
+        facts.write(layout)?;
+    }
+    kubeconfig::add(&path, &entry)?;
+    Ok(path)
+}
+
+/// The process id in the lock, if somebody holds it.
+pub fn holder(lock: &Path) -> Option<rustix::process::Pid> {
+    let file = File::open(lock).ok()?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let text = std::fs::read_to_string(lock).ok()?;
+    rustix::process::Pid::from_raw(text.trim().parse().ok()?)
+}
