@@ -4,11 +4,17 @@
 //! storage version, decoded, pruned and defaulted by the table. Methods are synchronous and pure but for what
 //! they read through [`Lookups`].
 
+mod configuration;
+mod endpoints;
 mod namespaces;
+mod nodes;
 mod pod_spec;
 mod pods;
+mod policy;
+mod ranges;
 mod services;
 mod words;
+mod workloads;
 
 use api::names::{GroupResource, Resource};
 use api::status::{Cause, Status};
@@ -176,7 +182,25 @@ impl Strategy for Plain {
 }
 
 /// All strategies.
-pub static ALL: &[&dyn Strategy] = &[&namespaces::Namespaces, &pods::Pods, &services::Services];
+pub static ALL: &[&dyn Strategy] = &[
+    &configuration::ConfigMaps,
+    &configuration::Secrets,
+    &endpoints::EndpointSlices,
+    &endpoints::Endpoints,
+    &namespaces::Namespaces,
+    &nodes::Nodes,
+    &pods::Pods,
+    &policy::DisruptionBudgets,
+    &policy::Events,
+    &policy::Leases,
+    &policy::PriorityClasses,
+    &ranges::Addresses,
+    &ranges::ServiceRanges,
+    &services::Services,
+    &workloads::Deployments,
+    &workloads::ReplicaSets,
+    &workloads::ReplicationControllers,
+];
 
 /// The address of a service range at `index`, counted from one.
 pub fn address_of_range(range: &api::validation::address::Cidr, index: u128) -> std::net::IpAddr {

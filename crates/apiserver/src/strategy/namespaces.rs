@@ -2,7 +2,8 @@
 
 use api::json;
 use api::names::SERVICE_ACCOUNTS;
-use api::status::Status;
+use api::status::{Cause, Status};
+use api::validation::{Path, cause, names};
 use api::value::Value;
 
 use super::{Companion, Context, Strategy};
@@ -65,6 +66,31 @@ impl Strategy for Namespaces {
         object.set(&["metadata", "name"], DEFAULT_ACCOUNT);
         object.set(&["metadata", "namespace"], name);
         Ok(vec![Companion::Create { resource: SERVICE_ACCOUNTS, object }])
+    }
+
+    fn validate(&self, object: &Value, context: &Context<'_>) -> Vec<Cause> {
+        let path = Path::root("spec").child("finalizers");
+        let mut causes = Vec::new();
+        for (index, finalizer) in object.array_at(&["spec", "finalizers"]).iter().enumerate() {
+            let name = finalizer.as_str().unwrap_or_default();
+            let path = if context.subresource == "finalize" { path.index(index) } else { path.clone() };
+            causes.extend(names::is_label_key(name).iter().map(|why| cause::invalid(&path, name, why)));
+            if !name.contains('/') && name != KUBERNETES {
+                causes.push(cause::invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified"));
+            }
+        }
+        causes
+    }
+
+    fn validate_status(&self, new: &Value, _old: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        let phase = new.str_at(&["status", "phase"]).unwrap_or_default();
+        let going = new.at(&["metadata", "deletionTimestamp"]).is_some();
+        let (wanted, when) = if going { ("Terminating", "not empty") } else { ("Active", "empty") };
+        if phase == wanted {
+            return Vec::new();
+        }
+        let why = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+        vec![cause::invalid("status.Phase", phase, &why)]
     }
 
     fn is_held(&self, object: &Value) -> bool {

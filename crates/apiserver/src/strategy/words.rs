@@ -69,3 +69,42 @@ pub(super) fn immutable(new: Option<&Value>, old: Option<&Value>, path: &Path) -
     let (new, old) = (present(new), present(old));
     (new != old).then(|| cause::invalid(path, new.unwrap_or_default(), "field is immutable"))
 }
+
+/// A count, or a share in percent.
+pub(super) fn number_or_percent(value: Option<&Value>, path: &Path, causes: &mut Vec<Cause>) {
+    match value {
+        Some(Value::String(text)) => {
+            causes.extend(names::is_percent(text).iter().map(|why| cause::invalid(path, text.as_str(), why)));
+        }
+        Some(value) => non_negative(value.as_int().unwrap_or_default(), path, causes),
+        None => {}
+    }
+}
+
+/// The number of a share.
+fn percent(value: Option<&Value>) -> Option<i64> {
+    value?.as_str()?.strip_suffix('%')?.parse().ok()
+}
+
+/// Whether a count or share amounts to nothing.
+pub(super) fn is_nothing(value: Option<&Value>) -> bool {
+    percent(value).or_else(|| value.and_then(Value::as_int)).unwrap_or_default() == 0
+}
+
+/// A share of at most all.
+pub(super) fn at_most_all(value: Option<&Value>, path: &Path, causes: &mut Vec<Cause>) {
+    if percent(value).is_some_and(|share| share > 100) {
+        let shown = value.cloned().unwrap_or_default();
+        causes.push(cause::invalid(path, shown, "must not be greater than 100%"));
+    }
+}
+
+/// Whether the table itself checks the words of a field, so that nothing is said twice.
+pub(super) fn table_knows(group: &str, version: &str, kind: &str, field: &str) -> bool {
+    let types = api::table::types();
+    types
+        .of_kind(group, version, kind)
+        .and_then(|ty| types.get(ty).field(field))
+        .and_then(|field| field.bounds.as_ref())
+        .is_some_and(|bounds| bounds.one_of.is_some())
+}

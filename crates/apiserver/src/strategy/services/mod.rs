@@ -67,6 +67,10 @@ impl Strategy for Services {
         addresses::release(fields::addresses(old).into_iter())
     }
 
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn is_exclusive(&self) -> bool {
         true
     }

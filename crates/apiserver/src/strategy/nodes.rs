@@ -1,0 +1,139 @@
+//! Nodes: they register with a status, and their networks never change.
+
+use std::collections::HashSet;
+
+use api::status::Cause;
+use api::validation::{Path, address, cause, names};
+use api::value::Value;
+
+use super::{Context, Strategy, words};
+
+pub(super) struct Nodes;
+
+impl Strategy for Nodes {
+    fn resources(&self) -> &'static [(&'static str, &'static str)] {
+        &[("", "nodes")]
+    }
+
+    fn default(&self, object: &mut Value) {
+        // Old clients know one network, new ones a list; each stands for the other.
+        let one = object.str_at(&["spec", "podCIDR"]).unwrap_or_default().to_owned();
+        let first = object.array_at(&["spec", "podCIDRs"]).first().and_then(Value::as_str).unwrap_or_default();
+        if one.is_empty() && !first.is_empty() {
+            let first = first.to_owned();
+            object.set(&["spec", "podCIDR"], first);
+        } else if !one.is_empty() && one != first {
+            object.set(&["spec", "podCIDRs"], vec![one]);
+        }
+    }
+
+    fn keeps_status(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        taints(object, &mut causes);
+        networks(object, &mut causes);
+        causes
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        update(new, old)
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let addresses = new.array_at(&["status", "addresses"]);
+        for (index, address) in addresses.iter().enumerate() {
+            if addresses[..index].contains(address) {
+                let path = Path::root("status").child("addresses").index(index);
+                causes.push(cause::duplicate(path, address.clone()));
+            }
+        }
+        causes.extend(update(new, old));
+        causes
+    }
+}
+
+fn taints(node: &Value, causes: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
+    for (index, taint) in node.array_at(&["spec", "taints"]).iter().enumerate() {
+        // Upstream says `metadata`, although taints are in the spec.
+        let path = Path::root("metadata").child("taints").index(index);
+        let text = |key: &str| taint.str_at(&[key]).unwrap_or_default();
+        let key = text("key");
+        causes.extend(names::is_label_key(key).iter().map(|why| cause::invalid(path.child("key"), key, why)));
+        let wrong = names::is_label_value(text("value"));
+        if !wrong.is_empty() {
+            causes.push(cause::invalid(path.child("value"), text("value"), &wrong.join(";")));
+        }
+        let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        words::one_of(text("effect"), &known, &path.child("effect"), causes);
+        if !seen.insert((text("effect"), key)) {
+            let mut cause = cause::duplicate(path, taint.clone());
+            cause.message.push_str(": taints must be unique by key and effect pair");
+            causes.push(cause);
+        }
+    }
+}
+
+fn networks(node: &Value, causes: &mut Vec<Cause>) {
+    let cidrs: Vec<&str> = node.array_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).collect();
+    let path = Path::root("spec").child("podCIDRs");
+    for (index, cidr) in cidrs.iter().enumerate() {
+        causes.extend(address::cidr_for_legacy_field(path.index(index), cidr));
+    }
+    let is_v4 = |cidr: &str| !cidr.contains(':');
+    if cidrs.len() > 2 || (cidrs.len() == 2 && is_v4(cidrs[0]) == is_v4(cidrs[1])) {
+        let value = node.at(&["spec", "podCIDRs"]).cloned().unwrap_or_default();
+        causes.push(cause::invalid(path, value, "may specify no more than one CIDR for each IP family"));
+    }
+}
+
+fn update(new: &Value, old: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let before = old.array_at(&["spec", "podCIDRs"]);
+    if !before.is_empty() && before != new.array_at(&["spec", "podCIDRs"]) {
+        let why = "node updates may not change podCIDR except from \"\" to valid";
+        causes.push(cause::forbidden("spec.podCIDRs", why));
+    }
+    let provider = |node: &'_ Value| node.str_at(&["spec", "providerID"]).unwrap_or_default().to_owned();
+    if !provider(old).is_empty() && provider(new) != provider(old) {
+        let what = if provider(new).is_empty() { "cleared" } else { "modified" };
+        let why = format!("field cannot be {what} once set");
+        causes.push(cause::invalid("spec.providerID", Value::Null, &why));
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    #[test]
+    fn networks_never_change() {
+        let old = json!({"spec": {"podCIDRs": ["10.244.0.0/24"]}});
+        assert_eq!(update(&old, &old), []);
+        let causes = update(&json!({"spec": {"podCIDRs": ["10.244.1.0/24"]}}), &old);
+        assert_eq!(
+            causes[0].to_string(),
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
+        );
+    }
+
+    #[test]
+    fn taints_are_there_once() {
+        let taint = json!({"key": "a", "effect": "NoSchedule"});
+        let mut node = json!({});
+        node.set(&["spec", "taints"], vec![taint.clone(), taint]);
+        let mut causes = Vec::new();
+        taints(&node, &mut causes);
+        assert_eq!(
+            causes[0].to_string(),
+            "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by \
+             key and effect pair"
+        );
+    }
+}
