@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::authn::SigningKeys;
-use apiserver::{Config, Gate, NetworkDialer, Record, limits};
+use apiserver::{Config, Gate, NetworkDialer, Record, bootstrap, limits};
 use base::{Clock, Random, Stopper};
 use base64::Engine as _;
 use wire::serve::{Server, ServerTls};
@@ -34,7 +34,8 @@ async fn main() -> Result<(), Failure> {
     let admin = authority.issue(&leaf("admin", &["system:masters"], Usage::Client), clock.now())?;
     let roots = Roots::new(authority.certificate_pem())?;
     let disk = store::Folder::at(folder.join("store"))?;
-    let store = store::Store::open(store::Options::new(disk, clock.clone(), random.clone()), Record::decode())?;
+    let store =
+        store::Store::open(store::Options::new(disk, clock.clone(), random.clone()), Record::decode())?;
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let key = wire::jwt::SigningKey::generate()?;
     let address: SocketAddr = "127.0.0.1:0".parse()?;
@@ -53,6 +54,12 @@ async fn main() -> Result<(), Failure> {
         stop: stopper.signal(),
         watch_minimum: limits::WATCH_MINIMUM,
     });
+    let cluster = bootstrap::Config {
+        service_range: api::validation::address::Cidr::parse("10.96.0.0/16").ok_or("a range")?,
+        api: "192.0.2.1:6443".parse()?,
+        dns: None,
+    };
+    bootstrap::run(&gate, &cluster).await?;
     let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let config = api::json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "example",

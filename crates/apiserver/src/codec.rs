@@ -78,7 +78,10 @@ fn unrecognized(kind: &GroupVersionKind, why: &DecodeError, body: &[u8]) -> Stat
 
 fn cannot_be_handled(kind: &GroupVersionKind, why: &DecodeError) -> Status {
     let name = &kind.kind;
-    Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
+    Status::bad_request(format!(
+        "{name} in version \"{}\" cannot be handled as a {name}: {why}",
+        kind.version
+    ))
 }
 
 /// `apiVersion` and `kind` may be absent, but not others than the request's.
@@ -118,8 +121,9 @@ pub fn validate_create(kind: &Kind, tree: &Value) -> Vec<Cause> {
 /// The same for a changed object.
 pub fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str) -> Vec<Cause> {
     let empty = Value::object();
-    let metadata = |tree: &'_ Value| tree.get("metadata").cloned().unwrap_or_else(|| empty.clone());
-    let mut causes = api::validation::metadata::on_update(&metadata(new), &metadata(old));
+    let (new_metadata, old_metadata) =
+        (new.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
+    let mut causes = api::validation::metadata::on_update(new_metadata, old_metadata);
     if subresource != "status" {
         causes.extend(api::schema::validate(kind.stored_facts.ty, new));
     }
@@ -138,7 +142,10 @@ pub fn check_size(bytes: usize) -> Result<(), Status> {
     if bytes > limits::OBJECT_BYTES {
         return Err(Status::new(
             Reason::RequestEntityTooLarge,
-            format!("Request entity too large: the object has {bytes} bytes, limit is {}", limits::OBJECT_BYTES),
+            format!(
+                "Request entity too large: the object has {bytes} bytes, limit is {}",
+                limits::OBJECT_BYTES
+            ),
         ));
     }
     Ok(())
@@ -156,7 +163,8 @@ pub fn answer(kind: &'static Kind, object: &Arc<Object>) -> Result<Arc<Object>, 
 
 /// A tree in the storage version that is not stored (a dry run, a last state) as a request gets it.
 pub fn answer_tree(kind: &'static Kind, tree: &Value, revision: u64) -> Result<Arc<Object>, Status> {
-    let tree = if kind.is_stored_version() { tree.clone() } else { convert::from_stored(kind, tree.clone())? };
+    let tree =
+        if kind.is_stored_version() { tree.clone() } else { convert::from_stored(kind, tree.clone())? };
     Ok(Arc::new(of_tree(kind, &tree, revision)?))
 }
 
@@ -179,4 +187,3 @@ pub fn patched(kind: &Kind, how: PatchKind, current: Value, patch: &Value) -> Re
         PatchKind::Apply => Err(Status::internal("an apply was not refused where it is read")),
     }
 }
-

@@ -35,12 +35,14 @@ fn between(kind: &'static Kind, mut tree: Value, to_stored: bool) -> Result<Valu
             api::schema::apply_defaults(kind.stored_facts.ty, &mut tree);
         }
         "HorizontalPodAutoscaler" => to_autoscaling_v1(&mut tree),
-        _ => return Err(Status::internal(format_args!(
-            "{} in version {} cannot be converted to the version that is stored; use {}",
-            kind.kind.kind,
-            kind.api_version(),
-            kind.stored_kind.api_version()
-        ))),
+        _ => {
+            return Err(Status::internal(format_args!(
+                "{} in version {} cannot be converted to the version that is stored; use {}",
+                kind.kind.kind,
+                kind.api_version(),
+                kind.stored_kind.api_version()
+            )));
+        }
     }
     let target = if to_stored { &kind.stored_kind } else { &kind.kind };
     tree.set(&["apiVersion"], target.api_version());
@@ -116,9 +118,14 @@ fn to_autoscaling_v2(tree: &mut Value) {
     let spec = tree.remove(&["spec", "targetCPUUtilizationPercentage"]).and_then(|target| target.as_int());
     if let Some(target) = spec {
         let target = json!({"type": "Utilization", "averageUtilization": target});
-        add(tree, &["spec", "metrics"], json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
+        add(
+            tree,
+            &["spec", "metrics"],
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}),
+        );
     }
-    let status = tree.remove(&["status", "currentCPUUtilizationPercentage"]).and_then(|current| current.as_int());
+    let status =
+        tree.remove(&["status", "currentCPUUtilizationPercentage"]).and_then(|current| current.as_int());
     if let Some(current) = status {
         let current = json!({"averageUtilization": current});
         let metric = json!({"type": "Resource", "resource": {"name": "cpu", "current": current}});
@@ -148,7 +155,8 @@ mod tests {
 
     #[test]
     fn an_autoscaler_loses_nothing_in_version_1() {
-        let kind = crate::kinds::find(&Resource::known("autoscaling", "v1", "horizontalpodautoscalers")).unwrap();
+        let kind =
+            crate::kinds::find(&Resource::known("autoscaling", "v1", "horizontalpodautoscalers")).unwrap();
         let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
         let pods = json!({"type": "Pods", "pods": {"metric": {"name": "m"}}});
         let stored = json!({"apiVersion": "autoscaling/v2", "metadata": {"name": "a"}, "spec": {"maxReplicas": 3,

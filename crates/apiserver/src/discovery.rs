@@ -65,10 +65,12 @@ fn wants_aggregated(accept: &str) -> bool {
         let json = range.kind == "application" && range.subtype == "json";
         let any = range.kind == "*" || (range.kind == "application" && range.subtype == "*");
         match range.parameter("as") {
-            Some(AGGREGATED) if json => {
-                if range.parameter("g") == Some("apidiscovery.k8s.io") && range.parameter("v") == Some("v2") {
-                    return true;
-                }
+            Some(AGGREGATED)
+                if json
+                    && range.parameter("g") == Some("apidiscovery.k8s.io")
+                    && range.parameter("v") == Some("v2") =>
+            {
+                return true;
             }
             None if json || any => return false,
             _ => {}
@@ -90,7 +92,9 @@ fn group(group: &'static Group) -> Value {
 
 fn resources(group: &str, version: &str) -> Value {
     let mut list = Vec::new();
-    for facts in kinds::iter().map(|kind| kind.facts).filter(|facts| facts.group == group && facts.version == version) {
+    for facts in
+        kinds::iter().map(|kind| kind.facts).filter(|facts| facts.group == group && facts.version == version)
+    {
         list.push(resource(facts));
         for sub in &facts.subresources {
             let mut entry = Map::new();
@@ -107,7 +111,8 @@ fn resources(group: &str, version: &str) -> Value {
         }
     }
     list.sort_by(|a, b| a.str_at(&["name"]).cmp(&b.str_at(&["name"])));
-    let mut tree = json!({"kind": "APIResourceList", "groupVersion": (api_version(group, version)), "resources": list});
+    let mut tree =
+        json!({"kind": "APIResourceList", "groupVersion": (api_version(group, version)), "resources": list});
     if !group.is_empty() {
         tree.set(&["apiVersion"], "v1");
     }
@@ -169,7 +174,10 @@ fn discovered_group(group: &Group) -> Value {
 fn discovered_resource(facts: &KindFacts) -> Value {
     let mut entry = Map::new();
     entry.insert("resource", facts.resource);
-    entry.insert("responseKind", json!({"group": (facts.group), "version": (facts.version), "kind": (facts.kind)}));
+    entry.insert(
+        "responseKind",
+        json!({"group": (facts.group), "version": (facts.version), "kind": (facts.kind)}),
+    );
     entry.insert("scope", if facts.namespaced { "Namespaced" } else { "Cluster" });
     entry.insert("singularResource", facts.singular);
     entry.insert("verbs", facts.verbs.clone());

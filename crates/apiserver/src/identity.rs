@@ -72,6 +72,10 @@ impl Identity {
 
     /// The node whose agent this is.
     pub fn node_name(&self) -> Option<&str> {
-        if self.is_in(NODES) { self.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty()) } else { None }
+        if self.is_in(NODES) {
+            self.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty())
+        } else {
+            None
+        }
     }
 }

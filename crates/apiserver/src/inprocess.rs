@@ -115,7 +115,8 @@ pub(crate) fn authorize_call(gate: &Gate, identity: &Identity, call: &Call) -> R
         (None, Some(collection)) => &collection.resource,
         (None, None) => return Err(Status::internal("a call names neither an object nor a collection")),
     };
-    let namespace = target.map(|target| &target.namespace).or(collection.map(|collection| &collection.namespace));
+    let namespace =
+        target.map(|target| &target.namespace).or(collection.map(|collection| &collection.namespace));
     let mut attributes = Attributes::Resource {
         verb,
         group: &resource.group,

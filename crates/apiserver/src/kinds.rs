@@ -188,7 +188,10 @@ pub fn find(resource: &Resource) -> Option<&'static Kind> {
     lookup(&all.by_resource, key).map(|at| &all.kinds[at])
 }
 
-fn lookup<'a>(map: &HashMap<(&'a str, &'a str, &'a str), usize>, key: (&'a str, &'a str, &'a str)) -> Option<usize> {
+fn lookup<'a>(
+    map: &HashMap<(&'a str, &'a str, &'a str), usize>,
+    key: (&'a str, &'a str, &'a str),
+) -> Option<usize> {
     map.get(&key).copied()
 }
 

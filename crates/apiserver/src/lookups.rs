@@ -39,7 +39,9 @@ pub(crate) mod fake {
         pub(crate) fn new(objects: Vec<(Resource, Value)>) -> Self {
             let objects = objects
                 .into_iter()
-                .map(|(resource, tree)| (resource, Arc::new(Object::from_tree(&tree).expect("a test's object"))))
+                .map(|(resource, tree)| {
+                    (resource, Arc::new(Object::from_tree(&tree).expect("a test's object")))
+                })
                 .collect();
             Self { objects, random: Random::seeded(1) }
         }

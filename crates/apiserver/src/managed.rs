@@ -13,12 +13,25 @@ pub fn on_create(kind: &Kind, tree: &mut Value, manager: &str, now: Timestamp) {
 }
 
 /// Records what a change changed as its manager's.
-pub fn on_update(kind: &Kind, new: &mut Value, old: &Value, manager: &str, subresource: &str, now: Timestamp) {
+pub fn on_update(
+    kind: &Kind,
+    new: &mut Value,
+    old: &Value,
+    manager: &str,
+    subresource: &str,
+    now: Timestamp,
+) {
     let about = &kind.group_resource;
     let reset = reset_fields(&about.group, &about.resource, subresource);
     let api_version = kind.stored_kind.api_version();
-    let write =
-        Write { manager, api_version: &api_version, subresource, now, ty: kind.stored_facts.ty, reset: &reset };
+    let write = Write {
+        manager,
+        api_version: &api_version,
+        subresource,
+        now,
+        ty: kind.stored_facts.ty,
+        reset: &reset,
+    };
     managed::update(old, new, &write);
 }
 

@@ -179,7 +179,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(accept: &str, list: bool, expect: Option<(Media, Shape)>) {
-        let got = negotiate(accept, Endpoint::Objects, list).ok().map(|accepted| (accepted.media, accepted.shape));
+        let got =
+            negotiate(accept, Endpoint::Objects, list).ok().map(|accepted| (accepted.media, accepted.shape));
         assert_eq!(got, expect, "{accept}");
     }
 
@@ -188,17 +189,29 @@ mod tests {
         check("", false, Some((Media::Json, Shape::Whole)));
         check("*/*", false, Some((Media::Json, Shape::Whole)));
         check("application/yaml", false, Some((Media::Yaml, Shape::Whole)));
-        check("application/vnd.kubernetes.protobuf,application/json", true, Some((Media::Json, Shape::Whole)));
+        check(
+            "application/vnd.kubernetes.protobuf,application/json",
+            true,
+            Some((Media::Json, Shape::Whole)),
+        );
         check("application/vnd.kubernetes.protobuf", true, None);
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
             true,
             Some((Media::Json, Shape::Table)),
         );
-        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true, Some((Media::Json, Shape::Metadata)));
+        check(
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            true,
+            Some((Media::Json, Shape::Metadata)),
+        );
         check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", false, None);
         check("application/json;stream=watch", true, Some((Media::Json, Shape::Whole)));
-        check("application/json;as=Other;g=x;v=v1, application/yaml;q=0.5", true, Some((Media::Yaml, Shape::Whole)));
+        check(
+            "application/json;as=Other;g=x;v=v1, application/yaml;q=0.5",
+            true,
+            Some((Media::Yaml, Shape::Whole)),
+        );
     }
 
     #[test]

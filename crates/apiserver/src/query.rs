@@ -124,8 +124,12 @@ pub fn check_write_options(options: &WriteOptions, kind: &str) -> Result<(), Sta
             message: "Too long: may not be more than 128 bytes".into(),
             field: "fieldManager".into(),
         });
-    } else if options.field_manager.chars().any(|c| c.is_control()) {
-        causes.push(invalid("fieldManager", &options.field_manager, "should only contain printable characters"));
+    } else if options.field_manager.chars().any(char::is_control) {
+        causes.push(invalid(
+            "fieldManager",
+            &options.field_manager,
+            "should only contain printable characters",
+        ));
     }
     if !matches!(options.field_validation.as_str(), "" | "Ignore" | "Warn" | "Strict") {
         causes.push(Cause {
@@ -208,7 +212,9 @@ fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Result<Option<Prop
     };
     match (policy.filter(|policy| !policy.is_empty()), orphan) {
         (Some(policy), Some(_)) => Err(invalid(
-            format!("Invalid value: \"{policy}\": orphanDependents and deletionPropagation cannot be both set"),
+            format!(
+                "Invalid value: \"{policy}\": orphanDependents and deletionPropagation cannot be both set"
+            ),
             "FieldValueInvalid",
         )),
         (Some("Orphan"), None) => Ok(Some(Propagation::Orphan)),

@@ -99,8 +99,11 @@ fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Sta
 /// Whom a SubjectAccessReview asks about.
 fn subject(review: &Value) -> Result<Identity, Status> {
     let user = review.str_at(&["spec", "user"]).unwrap_or_default();
-    let groups: Vec<Str> =
-        review.array_at(&["spec", "groups"]).iter().filter_map(|group| group.as_str().map(Str::from)).collect();
+    let groups: Vec<Str> = review
+        .array_at(&["spec", "groups"])
+        .iter()
+        .filter_map(|group| group.as_str().map(Str::from))
+        .collect();
     if user.is_empty() && groups.is_empty() {
         return Err(Status::bad_request("spec.user: at least one of user or group must be specified"));
     }
@@ -140,7 +143,8 @@ fn user_info(identity: &Identity) -> Value {
         info.insert("groups", identity.groups.clone());
     }
     if !identity.extra.is_empty() {
-        let extra: Map = identity.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
+        let extra: Map =
+            identity.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
         info.insert("extra", extra);
     }
     info.into()

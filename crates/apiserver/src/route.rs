@@ -162,14 +162,34 @@ mod tests {
         check(Method::GET, "/api/v1/pods?watch=1", "watch /v1/pods ns= name= sub= rest=");
         check(Method::GET, "/api/v1/watch/pods", "watch /v1/pods ns= name= sub= rest=");
         check(Method::GET, "/api/v1/namespaces/a/pods/b/log", "get /v1/pods ns=a name=b sub=log rest=");
-        check(Method::PUT, "/api/v1/namespaces/a/finalize", "update /v1/namespaces ns=a name=a sub=finalize rest=");
+        check(
+            Method::PUT,
+            "/api/v1/namespaces/a/finalize",
+            "update /v1/namespaces ns=a name=a sub=finalize rest=",
+        );
         check(Method::GET, "/api/v1/namespaces/a", "get /v1/namespaces ns=a name=a sub= rest=");
-        check(Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1/deployments ns=a name= sub= rest=");
+        check(
+            Method::DELETE,
+            "/apis/apps/v1/namespaces/a/deployments",
+            "deletecollection apps/v1/deployments ns=a name= sub= rest=",
+        );
         check(Method::GET, "/apis/apps/v1", "other get /apis/apps/v1");
         check(Method::GET, "/api/v1", "other get /api/v1");
-        check(Method::GET, "/api/v1/namespaces/a/services/http:b:80/proxy/x/y/", "get /v1/services ns=a name=http:b:80 sub=proxy rest=/x/y/");
-        check(Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list /v1/pods ns= name=x sub= rest=");
-        check(Method::GET, "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Aa", "get rbac.authorization.k8s.io/v1/clusterroles ns= name=system:a sub= rest=");
+        check(
+            Method::GET,
+            "/api/v1/namespaces/a/services/http:b:80/proxy/x/y/",
+            "get /v1/services ns=a name=http:b:80 sub=proxy rest=/x/y/",
+        );
+        check(
+            Method::GET,
+            "/api/v1/pods?fieldSelector=metadata.name%3Dx",
+            "list /v1/pods ns= name=x sub= rest=",
+        );
+        check(
+            Method::GET,
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Aa",
+            "get rbac.authorization.k8s.io/v1/clusterroles ns= name=system:a sub= rest=",
+        );
     }
 
     proptest! {

@@ -70,7 +70,8 @@ fn make_object(key: &Key, revision: Revision, body: Bytes, fields: Option<Vec<(S
         if kind.selectors.iter().all(|path| path.starts_with("metadata.")) {
             return Vec::new();
         }
-        let tree = api::value::parse(&body).expect("a body passes the store's checksum only as it was written");
+        let tree =
+            api::value::parse(&body).expect("a body passes the store's checksum only as it was written");
         kinds::selectable(kind, &tree)
     });
     Object::from_body(Arc::clone(&kind.stored_kind), revision.0, body, fields)

@@ -19,7 +19,14 @@ pub struct Include {
 }
 
 /// Writes a table. `headings` is false for all but the first event of a watch.
-pub fn write(kind: &Kind, objects: &[Arc<Object>], meta: Map, include: Include, headings: bool, out: &mut Vec<u8>) {
+pub fn write(
+    kind: &Kind,
+    objects: &[Arc<Object>],
+    meta: Map,
+    include: Include,
+    headings: bool,
+    out: &mut Vec<u8>,
+) {
     let trees: Vec<Value> = objects.iter().map(|object| object.to_tree()).collect();
     api::print::table(kind.facts, &trees, meta, include.object, headings, include.now).write_to(out);
 }

@@ -49,7 +49,13 @@ pub struct Watcher {
 
 impl Watcher {
     /// Opens a watch.
-    pub fn open(gate: &Gate, kind: &'static Kind, namespace: &str, choice: Choice, start: Start) -> Result<Self, Status> {
+    pub fn open(
+        gate: &Gate,
+        kind: &'static Kind,
+        namespace: &str,
+        choice: Choice,
+        start: Start,
+    ) -> Result<Self, Status> {
         let store = gate.storage().store();
         let scope = match choice.fields.exact("metadata.name") {
             Some(name) if !kind.namespaced || !namespace.is_empty() => {

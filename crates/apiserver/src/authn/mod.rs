@@ -14,8 +14,8 @@ use wire::serve::ConnectionInfo;
 
 use crate::identity::{ANONYMOUS, AUTHENTICATED, Identity, MASTERS, UNAUTHENTICATED};
 use crate::lookups::Lookups;
-pub use token::{Binding, Request};
 use token::Verified;
+pub use token::{Binding, Request};
 
 /// Signs and verifies JSON Web Tokens. Implemented over `wire`'s keys; tests bring their own.
 pub trait Keys: Send + Sync + 'static {
@@ -116,7 +116,9 @@ impl Authenticator {
             None => {}
         }
         let token = bearer.unwrap_or_default();
-        self.identity_of_token(token, &self.audiences, lookups).map(|(identity, _)| identity).ok_or_else(unauthorized)
+        self.identity_of_token(token, &self.audiences, lookups)
+            .map(|(identity, _)| identity)
+            .ok_or_else(unauthorized)
     }
 
     /// Who a token is, and for which of the wanted audiences; nobody if it is not good.
@@ -162,7 +164,8 @@ pub fn unauthorized() -> Status {
 
 /// Those who may do everything may act as somebody else.
 fn impersonated(identity: Identity, headers: &HeaderMap) -> Result<Identity, Status> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
+    let text =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
     let all = |name: &str| -> Vec<Str> {
         headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(Str::from).collect()
     };
@@ -184,7 +187,8 @@ fn impersonated(identity: Identity, headers: &HeaderMap) -> Result<Identity, Sta
         let users = api::names::GroupResource { group: Str::default(), resource: "users".into() };
         return Err(Status::forbidden(&users, user, &why));
     }
-    let mut other = Identity { name: user.into(), uid: uid.unwrap_or_default().into(), groups, ..Identity::default() };
+    let mut other =
+        Identity { name: user.into(), uid: uid.unwrap_or_default().into(), groups, ..Identity::default() };
     if let Some((namespace, name)) =
         user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'))
         && other.groups.is_empty()

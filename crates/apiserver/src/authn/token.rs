@@ -103,7 +103,9 @@ impl Verified {
         };
         let bindings = ["pod", "secret", "node"]
             .into_iter()
-            .filter_map(|kind| Some(Binding { kind, name: text(&[kind, "name"])?, uid: text(&[kind, "uid"])? }))
+            .filter_map(|kind| {
+                Some(Binding { kind, name: text(&[kind, "name"])?, uid: text(&[kind, "uid"])? })
+            })
             .collect();
         Some(Self {
             namespace: text(&["namespace"])?,
@@ -119,7 +121,8 @@ impl Verified {
     }
 
     fn read_legacy(claims: &Value) -> Option<Self> {
-        let text = |key: &str| claims.str_at(&[&format!("kubernetes.io/serviceaccount/{key}")]).map(Str::from);
+        let text =
+            |key: &str| claims.str_at(&[&format!("kubernetes.io/serviceaccount/{key}")]).map(Str::from);
         Some(Self {
             namespace: text("namespace")?,
             name: text("service-account.name")?,
@@ -211,17 +214,30 @@ mod tests {
 
     fn state(pod_uid: &str) -> Fake {
         Fake::new(vec![
-            (names::SERVICE_ACCOUNTS, json!({"apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": {"name": "a", "namespace": "n", "uid": "1"}})),
-            (names::PODS, json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": "p", "namespace": "n", "uid": pod_uid}})),
+            (
+                names::SERVICE_ACCOUNTS,
+                json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "a", "namespace": "n", "uid": "1"}}),
+            ),
+            (
+                names::PODS,
+                json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "n", "uid": pod_uid}}),
+            ),
         ])
     }
 
     fn claims(seconds: i64) -> Value {
         let bindings = [Binding { kind: "pod", name: "p".into(), uid: "2".into() }];
         let audiences = ["here".to_owned()];
-        let request = Request { namespace: "n", name: "a", uid: "1", audiences: &audiences, seconds, bindings: &bindings };
+        let request = Request {
+            namespace: "n",
+            name: "a",
+            uid: "1",
+            audiences: &audiences,
+            seconds,
+            bindings: &bindings,
+        };
         request.claims("me", Timestamp::UNIX_EPOCH, "id")
     }
 

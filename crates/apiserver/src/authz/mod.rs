@@ -88,6 +88,17 @@ pub fn authorize(identity: &Identity, attributes: &Attributes<'_>, graph: &dyn G
     Decision::deny(reason)
 }
 
+/// Decides again about a create, now that the body has told the name.
+pub fn authorize_create(identity: &Identity, resource: &GroupResource, name: &str) -> Result<(), Status> {
+    match identity.node_name() {
+        Some(node) if !identity.is_in(MASTERS) => {
+            node::may_create(node, &resource.group, &resource.resource, name)
+                .map_err(|why| Status::forbidden(resource, name, &why))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The error of a refused request, in upstream's words.
 pub fn forbidden(identity: &Identity, attributes: &Attributes<'_>, reason: &str) -> Status {
     let mut message = match attributes {
@@ -177,6 +188,14 @@ mod tests {
         check(&node, ask("patch", "pods/status", "n", "p"), true);
         check(&node, ask("patch", "pods/status", "n", "q"), false);
         check(&Identity::node("b"), ask("get", "secrets", "n", "s"), false);
+    }
+
+    #[test]
+    fn a_node_registers_itself_alone() {
+        let nodes = GroupResource { group: "".into(), resource: "nodes".into() };
+        assert!(authorize_create(&Identity::node("a"), &nodes, "a").is_ok());
+        assert_eq!(authorize_create(&Identity::node("a"), &nodes, "b").unwrap_err().code, 403);
+        assert!(authorize_create(&Identity::admin(), &nodes, "b").is_ok());
     }
 
     #[test]

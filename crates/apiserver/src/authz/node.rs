@@ -9,7 +9,8 @@ use super::{Attributes, Graph};
 
 /// Decides for the agent of `node`; the error says why not.
 pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph) -> Result<(), String> {
-    let Attributes::Resource { verb, group, resource, namespace, name, subresource, field_selector } = *attributes
+    let Attributes::Resource { verb, group, resource, namespace, name, subresource, field_selector } =
+        *attributes
     else {
         return Err(String::new());
     };
@@ -18,22 +19,35 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         ("", "nodes", "") if reads => Ok(()),
         ("", "nodes", "") if verb == "create" => Ok(()),
         ("", "nodes", "" | "status") if matches!(verb, "update" | "patch") => {
-            if name == node { Ok(()) } else { Err(format!("node '{node}' cannot modify node '{name}'")) }
+            if name == node {
+                Ok(())
+            } else {
+                Err(format!("node '{node}' cannot modify node '{name}'"))
+            }
         }
         ("", "nodes", _) if verb == "get" && name == node => Ok(()),
         ("", "pods", "") if reads => own_pods(node, verb, namespace, name, field_selector, graph),
-        ("", "pods", "" | "status" | "eviction") if matches!(verb, "update" | "patch" | "delete" | "create") => {
+        ("", "pods", "" | "status" | "eviction")
+            if matches!(verb, "update" | "patch" | "delete" | "create") =>
+        {
             changes_pod(node, verb, namespace, name, subresource, graph)
         }
-        ("", "services", "") | ("discovery.k8s.io", "endpointslices", "") | ("", "namespaces", "") if reads => Ok(()),
+        ("", "services", "") | ("discovery.k8s.io", "endpointslices", "") | ("", "namespaces", "")
+            if reads =>
+        {
+            Ok(())
+        }
         ("node.k8s.io", "runtimeclasses", "") | ("", "endpoints", "") if reads => Ok(()),
-        ("", "events", "") | ("events.k8s.io", "events", "") if matches!(verb, "create" | "update" | "patch") => Ok(()),
+        ("", "events", "") | ("events.k8s.io", "events", "")
+            if matches!(verb, "create" | "update" | "patch") =>
+        {
+            Ok(())
+        }
         ("coordination.k8s.io", "leases", "") => lease(node, verb, namespace, name),
         ("", "configmaps" | "secrets", "") => referenced(node, verb, resource, namespace, name, graph),
         ("", "serviceaccounts", "token") if verb == "create" => {
-            let uses = |pod: &Arc<Object>| {
-                pod.namespace() == namespace && service_account(&pod.to_tree()) == name
-            };
+            let uses =
+                |pod: &Arc<Object>| pod.namespace() == namespace && service_account(&pod.to_tree()) == name;
             if graph.pods_on(node).iter().any(uses) {
                 Ok(())
             } else {
@@ -41,12 +55,15 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
             }
         }
         ("", "serviceaccounts", "") if verb == "get" => Ok(()),
-        ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "")
+        ("authentication.k8s.io", "tokenreviews", "")
+        | ("authorization.k8s.io", "subjectaccessreviews", "")
             if verb == "create" =>
         {
             Ok(())
         }
-        ("certificates.k8s.io", "certificatesigningrequests", "") if matches!(verb, "create" | "get") => Ok(()),
+        ("certificates.k8s.io", "certificatesigningrequests", "") if matches!(verb, "create" | "get") => {
+            Ok(())
+        }
         ("storage.k8s.io", "csidrivers" | "volumeattachments", "") if reads => Ok(()),
         ("", "persistentvolumeclaims" | "persistentvolumes", "") if verb == "get" => Ok(()),
         _ => Err(String::new()),
@@ -107,13 +124,24 @@ fn lease(node: &str, verb: &str, namespace: &str, name: &str) -> Result<(), Stri
         return Err("can only access leases in the \"kube-node-lease\" system namespace".to_owned());
     }
     match verb {
-        // The name of a create is in the body; NodeRestriction looks at it again when it is known.
+        // The name of a create is in the body; `may_create` looks at it when it is known.
         "create" => Ok(()),
         "get" | "update" | "patch" | "delete" if name == node => Ok(()),
         "get" | "update" | "patch" | "delete" => {
             Err("can only access node lease with the same name as the requesting node".to_owned())
         }
         _ => Err(String::new()),
+    }
+}
+
+/// What [`decide`] could not see, because the name of a create is in its body: a node registers itself alone.
+pub(super) fn may_create(node: &str, group: &str, resource: &str, name: &str) -> Result<(), String> {
+    match (group, resource) {
+        ("", "nodes") if name != node => Err(format!("node '{node}' cannot create node '{name}'")),
+        ("coordination.k8s.io", "leases") if name != node => {
+            Err("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -27,7 +27,11 @@ const fn resources(
     Rule { subject, verbs, groups, resources, paths: &[] }
 }
 
-const fn paths(subject: &'static str, verbs: &'static [&'static str], paths: &'static [&'static str]) -> Rule {
+const fn paths(
+    subject: &'static str,
+    verbs: &'static [&'static str],
+    paths: &'static [&'static str],
+) -> Rule {
     Rule { subject, verbs, groups: &[], resources: &[], paths }
 }
 
@@ -48,8 +52,18 @@ static RULES: &[Rule] = &[
         AUTHENTICATED,
         &["get"],
         &[
-            "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz",
-            "/version", "/version/", "/",
+            "/api",
+            "/api/*",
+            "/apis",
+            "/apis/*",
+            "/healthz",
+            "/livez",
+            "/openapi",
+            "/openapi/*",
+            "/readyz",
+            "/version",
+            "/version/",
+            "/",
         ],
     ),
     resources(
@@ -65,10 +79,25 @@ static RULES: &[Rule] = &[
         READ,
         &["", "apps", "policy", "storage.k8s.io", "resource.k8s.io", "scheduling.k8s.io"],
         &[
-            "nodes", "pods", "services", "replicationcontrollers", "namespaces", "persistentvolumes",
-            "persistentvolumeclaims", "replicasets", "statefulsets", "poddisruptionbudgets", "storageclasses",
-            "csinodes", "csidrivers", "csistoragecapacities", "volumeattachments", "deviceclasses", "resourceclaims",
-            "resourceslices", "priorityclasses",
+            "nodes",
+            "pods",
+            "services",
+            "replicationcontrollers",
+            "namespaces",
+            "persistentvolumes",
+            "persistentvolumeclaims",
+            "replicasets",
+            "statefulsets",
+            "poddisruptionbudgets",
+            "storageclasses",
+            "csinodes",
+            "csidrivers",
+            "csistoragecapacities",
+            "volumeattachments",
+            "deviceclasses",
+            "resourceclaims",
+            "resourceslices",
+            "priorityclasses",
         ],
     ),
     resources(SCHEDULER, &["create"], &[""], &["bindings", "pods/binding"]),
@@ -76,12 +105,36 @@ static RULES: &[Rule] = &[
     resources(SCHEDULER, &["delete"], &[""], &["pods"]),
     resources(SCHEDULER, &["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
     resources(SCHEDULER, &["*"], &["coordination.k8s.io"], &["leases"]),
-    resources(DNS, READ, &["", "discovery.k8s.io"], &["services", "endpoints", "endpointslices", "pods", "namespaces", "nodes"]),
-    resources(PROXY, READ, &["", "discovery.k8s.io", "networking.k8s.io"], &["services", "endpointslices", "nodes", "servicecidrs"]),
+    resources(
+        DNS,
+        READ,
+        &["", "discovery.k8s.io"],
+        &["services", "endpoints", "endpointslices", "pods", "namespaces", "nodes"],
+    ),
+    resources(
+        PROXY,
+        READ,
+        &["", "discovery.k8s.io", "networking.k8s.io"],
+        &["services", "endpointslices", "nodes", "servicecidrs"],
+    ),
     resources(PROXY, &["create", "patch", "update"], &["", "events.k8s.io"], &["events"]),
-    resources(KUBELET_CLIENT, &["*"], &[""], &["nodes/proxy", "nodes/log", "nodes/stats", "nodes/metrics", "nodes/spec"]),
+    resources(
+        KUBELET_CLIENT,
+        &["*"],
+        &[""],
+        &["nodes/proxy", "nodes/log", "nodes/stats", "nodes/metrics", "nodes/spec"],
+    ),
     // Issuer discovery, which upstream gives to all ServiceAccounts.
-    paths("system:serviceaccounts", &["get"], &["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"]),
+    paths(
+        "system:serviceaccounts",
+        &["get"],
+        &[
+            "/.well-known/openid-configuration",
+            "/.well-known/openid-configuration/",
+            "/openid/v1/jwks",
+            "/openid/v1/jwks/",
+        ],
+    ),
 ];
 
 /// The rules that hold for somebody.
@@ -97,11 +150,11 @@ impl Rule {
         let any = |list: &[&str], word: &str| list.iter().any(|entry| *entry == "*" || *entry == word);
         match attributes {
             Attributes::Path { verb, path } => {
-                let matches = |entry: &&str| match entry.strip_suffix('*') {
+                let matches = |entry: &&'static str| match entry.strip_suffix('*') {
                     Some(start) => path.starts_with(start),
                     None => entry == path,
                 };
-                any(self.verbs, verb) && self.paths.iter().any(|entry| matches(entry))
+                any(self.verbs, verb) && self.paths.iter().any(matches)
             }
             Attributes::Resource { verb, group, resource, subresource, .. } => {
                 let mut full = (*resource).to_owned();

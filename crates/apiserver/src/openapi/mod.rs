@@ -2,8 +2,10 @@
 
 use api::schema::openapi;
 use api::value::Value;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY};
 use http::StatusCode;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
+};
 use wire::{Body, Response};
 
 use crate::GIT_VERSION;
@@ -29,7 +31,8 @@ pub fn respond(path: &str, headers: &HeaderMap, query: Query<'_>) -> Option<Resp
         "v2" => (openapi::v2(GIT_VERSION), JSON),
         "v3" => (index(&tag).to_bytes(), JSON),
         other => {
-            let document = other.strip_prefix("v3/").and_then(|path| openapi::documents().find(|d| d.path == path))?;
+            let document =
+                other.strip_prefix("v3/").and_then(|path| openapi::documents().find(|d| d.path == path))?;
             (openapi::v3(document.group, document.version, GIT_VERSION)?, JSON)
         }
     };

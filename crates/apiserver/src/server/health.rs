@@ -15,7 +15,8 @@ pub const GIT_VERSION: &str = "v1.37.2+ondol";
 
 /// Answers a health path, if it is one.
 pub fn health(path: &str, query: Query<'_>, stopping: bool) -> Option<Response> {
-    let (name, check) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let (name, check) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     if !matches!(name, "healthz" | "livez" | "readyz") {
         return None;
     }

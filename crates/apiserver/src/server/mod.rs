@@ -178,7 +178,8 @@ impl Exchange<'_> {
             paths.push(format!("/apis/{}", group.name));
             paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
         }
-        let others = ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+        let others =
+            ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
         paths.extend(others.map(str::to_owned));
         let document = api::json!({"paths": paths});
         render::response(200, Media::Json, true, document.to_bytes())
@@ -191,8 +192,8 @@ impl Exchange<'_> {
         self.authorize(info)?;
         let kind = kinds::require(&info.resource)?;
         if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
-            let _slot = slot(&self.gate.watching)?;
-            return connect::connect(self.gate, info, request, raw_query).await;
+            let slot = slot(&self.gate.watching)?;
+            return connect::connect(self.gate, info, request, raw_query, slot).await;
         }
         if info.verb == "watch" {
             let slot = slot(&self.gate.watching)?;
@@ -277,14 +278,25 @@ impl Exchange<'_> {
         Ok(match info.verb {
             "get" => Call::Get(target(), query::get_options(query)),
             "list" => Call::List(collection(), query::list_options(query)?),
-            "create" => Call::Create(target(), to_json(content_type, body)?, query::write_options(query, "CreateOptions")?),
-            "update" => Call::Update(target(), to_json(content_type, body)?, query::write_options(query, "UpdateOptions")?),
+            "create" => Call::Create(
+                target(),
+                to_json(content_type, body)?,
+                query::write_options(query, "CreateOptions")?,
+            ),
+            "update" => Call::Update(
+                target(),
+                to_json(content_type, body)?,
+                query::write_options(query, "UpdateOptions")?,
+            ),
             "patch" => {
                 let (how, body) = patch_of(content_type, body)?;
                 Call::Patch(target(), how, body, query::write_options(query, "PatchOptions")?)
             }
             "delete" if !info.subresource.is_empty() => return Err(verbs::method_not_allowed()),
-            "delete" => Call::Delete(target(), query::delete_options(query, options_body(content_type, body)?.as_ref())?),
+            "delete" => Call::Delete(
+                target(),
+                query::delete_options(query, options_body(content_type, body)?.as_ref())?,
+            ),
             "deletecollection" => Call::DeleteCollection(
                 collection(),
                 query::list_options(query)?,
@@ -319,12 +331,17 @@ async fn read_body(body: Body) -> Result<Bytes, Status> {
 fn to_json(content_type: &str, body: Bytes) -> Result<Bytes, Status> {
     match negotiate::body_media(content_type)? {
         BodyMedia::Json => Ok(body),
-        BodyMedia::Yaml => api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| unrecognized(&error, &body)),
+        BodyMedia::Yaml => {
+            api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| unrecognized(&error, &body))
+        }
         BodyMedia::Protobuf => {
             let (meta, message) = protobuf::open(&body).map_err(|error| unrecognized(&error, &body))?;
             let (group, version) = api::names::split_api_version(&meta.api_version);
             let ty = api::table::types().of_kind(group, version, &meta.kind).ok_or_else(|| {
-                Status::bad_request(format!("no kind \"{}\" is registered for version \"{}\"", meta.kind, meta.api_version))
+                Status::bad_request(format!(
+                    "no kind \"{}\" is registered for version \"{}\"",
+                    meta.kind, meta.api_version
+                ))
             })?;
             let tree = protobuf::decode(ty, &meta, message).map_err(|error| unrecognized(&error, &body))?;
             Ok(tree.to_bytes().into())

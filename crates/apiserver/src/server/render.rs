@@ -7,8 +7,8 @@ use api::interface::{Answer, List};
 use api::object::Object;
 use api::status::Status;
 use api::value::{Map, Value, write_string};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use wire::{Body, Response};
 
 use crate::kinds::Kind;
@@ -92,7 +92,9 @@ fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<
 /// An object's metadata alone.
 pub fn metadata(object: &Object, with_type: bool, out: &mut Vec<u8>) {
     if with_type {
-        out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{");
+        out.extend_from_slice(
+            b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{",
+        );
     } else {
         out.extend_from_slice(b"{\"metadata\":{");
     }

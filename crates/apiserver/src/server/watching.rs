@@ -93,7 +93,10 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
         ));
     }
     if initial.is_none() && !matching.is_empty() {
-        return Err(invalid("resourceVersionMatch", "Forbidden: resourceVersionMatch is forbidden for watch"));
+        return Err(invalid(
+            "resourceVersionMatch",
+            "Forbidden: resourceVersionMatch is forbidden for watch",
+        ));
     }
     let revision = parse_revision(&version)?;
     Ok(match initial {
@@ -187,7 +190,9 @@ impl Stream {
             WatchEvent::Added(object) => ("ADDED", object),
             WatchEvent::Modified(object) => ("MODIFIED", object),
             WatchEvent::Deleted(object) => ("DELETED", object),
-            WatchEvent::Bookmark { revision, initial_done } => return self.bookmark(*revision, *initial_done),
+            WatchEvent::Bookmark { revision, initial_done } => {
+                return self.bookmark(*revision, *initial_done);
+            }
         };
         let make = || self.event(verb, object).into();
         match &told.source {

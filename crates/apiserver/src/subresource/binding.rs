@@ -10,9 +10,9 @@ use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
 use crate::kinds::Kind;
+use crate::limits;
 use crate::storage::{Failure, Record, Storage};
 use crate::verbs::{Outcome, contended, timestamp};
-use crate::limits;
 use store::{Expectation, Revision, Transaction};
 
 /// Binds a pod.
@@ -35,7 +35,9 @@ pub(super) async fn create(
         return Err(Status::internal("target.name: Required value"));
     }
     if !matches!(binding.str_at(&["target", "kind"]), None | Some("" | "Node")) {
-        return Err(Status::internal("target.kind: Unsupported value: supported values: \"Node\", \"<empty>\""));
+        return Err(Status::internal(
+            "target.kind: Unsupported value: supported values: \"Node\", \"<empty>\"",
+        ));
     }
     let storage = gate.storage();
     let namespace = if target.namespace.is_empty() {
@@ -47,8 +49,7 @@ pub(super) async fn create(
         let stored = storage.require(kind, namespace, name)?;
         let old = stored.to_tree();
         let mut pod = old.clone();
-        assign(&mut pod, &binding, node, &timestamp(gate.now()))
-            .map_err(|why| conflict(kind, name, &why))?;
+        assign(&mut pod, &binding, node, &timestamp(gate.now())).map_err(|why| conflict(kind, name, &why))?;
         if options.dry_run {
             return Ok(Outcome::created(success()));
         }
@@ -69,8 +70,10 @@ pub(super) async fn create(
 }
 
 fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
-    let about =
-        api::names::GroupResource { group: kind.group_resource.group.clone(), resource: "pods/binding".into() };
+    let about = api::names::GroupResource {
+        group: kind.group_resource.group.clone(),
+        resource: "pods/binding".into(),
+    };
     Status::conflict(&about, name, why)
 }
 
@@ -81,7 +84,9 @@ fn assign(pod: &mut Value, binding: &Value, node: &str, now: &str) -> Result<(),
         let wanted = binding.str_at(&["metadata", key]).unwrap_or_default();
         let present = pod.str_at(&["metadata", key]).unwrap_or_default();
         if !wanted.is_empty() && wanted != present {
-            return Err(format!("Precondition failed: {key} in precondition: {wanted}, {key} in object meta: {present}"));
+            return Err(format!(
+                "Precondition failed: {key} in precondition: {wanted}, {key} in object meta: {present}"
+            ));
         }
     }
     if pod.at(&["metadata", "deletionTimestamp"]).is_some() {
@@ -96,12 +101,18 @@ fn assign(pod: &mut Value, binding: &Value, node: &str, now: &str) -> Result<(),
     pod.set(&["spec", "nodeName"], node);
     pod.remove(&["status", "nominatedNodeName"]);
     for member in ["annotations", "labels"] {
-        for (key, value) in binding.at(&["metadata", member]).and_then(Value::as_object).into_iter().flat_map(|map| map.iter()) {
+        for (key, value) in binding
+            .at(&["metadata", member])
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(api::value::Map::iter)
+        {
             pod.set(&["metadata", member, key], value.clone());
         }
     }
     let mut conditions = pod.array_at(&["status", "conditions"]).to_vec();
-    let scheduled = conditions.iter_mut().find(|condition| condition.str_at(&["type"]) == Some("PodScheduled"));
+    let scheduled =
+        conditions.iter_mut().find(|condition| condition.str_at(&["type"]) == Some("PodScheduled"));
     match scheduled {
         Some(condition) if condition.str_at(&["status"]) == Some("True") => {}
         Some(condition) => {

@@ -11,22 +11,25 @@ use api::names;
 use api::object::Object;
 use api::status::{Reason, Status};
 use api::value::Value;
+use base::Clock;
 use futures::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use base::Clock;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use wire::{Body, Request, Response};
 
 use crate::gate::Gate;
-use crate::{kinds, limits};
 use crate::lookups::Lookups as _;
 use crate::query::Query;
 use crate::route::Info;
+use crate::{kinds, limits};
 
 /// How much of an error text from the other end is read.
 const ERROR_BYTES: usize = 64 * 1024;
@@ -57,7 +60,11 @@ pub struct NetworkDialer {
 
 impl NetworkDialer {
     /// Believes nodes whose certificates lead to `roots`, and shows them `presented`.
-    pub fn new(roots: Arc<wire::tls::Roots>, presented: Arc<wire::tls::Presented>, clock: Clock) -> Result<Self, wire::tls::Error> {
+    pub fn new(
+        roots: Arc<wire::tls::Roots>,
+        presented: Arc<wire::tls::Presented>,
+        clock: Clock,
+    ) -> Result<Self, wire::tls::Error> {
         Ok(Self { tls: wire::tls::client_config(roots, presented, &[b"http/1.1"])?, clock })
     }
 
@@ -75,7 +82,11 @@ impl Dialer for NetworkDialer {
             tcp.set_nodelay(true)?;
             let name = ServerName::try_from(address).map_err(io::Error::other)?;
             let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp);
-            let stream = self.clock.timeout(limits::DIAL_TIMEOUT, handshake).await.ok_or(io::ErrorKind::TimedOut)??;
+            let stream = self
+                .clock
+                .timeout(limits::DIAL_TIMEOUT, handshake)
+                .await
+                .ok_or(io::ErrorKind::TimedOut)??;
             Ok(Box::new(stream) as Stream)
         })
     }
@@ -104,7 +115,13 @@ pub fn is_way(subresource: &str) -> bool {
 }
 
 /// Passes a request through. It was authorised.
-pub async fn connect(gate: &Arc<Gate>, info: &Info, request: Request, query: &str) -> Result<Response, Status> {
+pub async fn connect(
+    gate: &Arc<Gate>,
+    info: &Info,
+    request: Request,
+    query: &str,
+    slot: OwnedSemaphorePermit,
+) -> Result<Response, Status> {
     let kind = kinds::require(&info.resource)?;
     if kind.facts.subresource(&info.subresource).is_none() {
         return Err(kinds::not_found());
@@ -119,7 +136,7 @@ pub async fn connect(gate: &Arc<Gate>, info: &Info, request: Request, query: &st
         ("pods", _) => to_container(gate, info, query).await?,
         _ => return Err(kinds::not_found()),
     };
-    pass(gate, way, request).await
+    pass(gate, way, request, slot).await
 }
 
 /// A proxied page links relative to its folder, so the path must end like one.
@@ -138,7 +155,8 @@ async fn to_container(gate: &Gate, info: &Info, query: &str) -> Result<Way, Stat
     let pod = gate.storage().require(kind, &info.namespace, &info.name)?.to_tree();
     let node = node_of(&pod, &info.name)?;
     let parameters = Query::new(query);
-    let container = |pod: &Value| container(pod, &info.name, parameters.get("container").as_deref().unwrap_or_default());
+    let container =
+        |pod: &Value| container(pod, &info.name, parameters.get("container").as_deref().unwrap_or_default());
     let place = format!("{}/{}", info.namespace, info.name);
     let path = match info.subresource.as_str() {
         "log" => format!("/containerLogs/{place}/{}{}", container(&pod)?, renamed(query, &[])),
@@ -198,8 +216,10 @@ fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, Status> {
         [only] => Ok(only.clone()),
         [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
         many => {
-            let mut message =
-                format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                many.join(" ")
+            );
             if !inits.is_empty() {
                 message.push_str(&format!(" or one of the init containers: [{}]", inits.join(" ")));
             }
@@ -227,11 +247,18 @@ async fn dial_node(gate: &Gate, node: &str, port: u16, path: String, judged: boo
     let address = ["InternalIP", "Hostname", "InternalDNS", "ExternalIP", "ExternalDNS"]
         .into_iter()
         .find_map(of_type)
-        .ok_or_else(|| Status::internal(format_args!("node {node} tells no address; wait until its agent is up")))?;
-    let told = tree.int_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).filter(|port| *port > 0);
+        .ok_or_else(|| {
+            Status::internal(format_args!("node {node} tells no address; wait until its agent is up"))
+        })?;
+    let told =
+        tree.int_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).filter(|port| *port > 0);
     let told = u16::try_from(told.unwrap_or(KUBELET_PORT)).unwrap_or_default();
     let port = if port == 0 { told } else { port };
-    let stream = gate.dialer().node(node, address, port).await.map_err(|error| unreachable_end(node, address, port, &error))?;
+    let stream = gate
+        .dialer()
+        .node(node, address, port)
+        .await
+        .map_err(|error| unreachable_end(node, address, port, &error))?;
     Ok(Way { stream, path, host: format!("{address}:{port}"), judged })
 }
 
@@ -240,7 +267,9 @@ fn unreachable_end(what: &str, address: &str, port: u16, error: &io::Error) -> S
         code: 502,
         ..Status::new(
             Reason::ServiceUnavailable,
-            format!("error dialing {what} at {address}:{port}: {error}; see whether it runs and listens there"),
+            format!(
+                "error dialing {what} at {address}:{port}: {error}; see whether it runs and listens there"
+            ),
         )
     }
 }
@@ -270,7 +299,8 @@ async fn to_pod(gate: &Gate, info: &Info, query: &str) -> Result<Way, Status> {
         .filter(|ip| !ip.is_empty())
         .ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name} has no address yet")))?;
     let first = || {
-        let mut ports = pod.array_at(&["spec", "containers"]).iter().flat_map(|container| container.array_at(&["ports"]));
+        let mut ports =
+            pod.array_at(&["spec", "containers"]).iter().flat_map(|container| container.array_at(&["ports"]));
         ports.next().and_then(|port| port.int_at(&["containerPort"]))
     };
     let port = if port.is_empty() { first().unwrap_or(80) } else { number(port, name)? };
@@ -278,7 +308,8 @@ async fn to_pod(gate: &Gate, info: &Info, query: &str) -> Result<Way, Status> {
 }
 
 fn number(port: &str, name: &str) -> Result<i64, Status> {
-    port.parse().map_err(|_| Status::bad_request(format!("invalid port \"{port}\" of \"{name}\"; use a number")))
+    port.parse()
+        .map_err(|_| Status::bad_request(format!("invalid port \"{port}\" of \"{name}\"; use a number")))
 }
 
 fn refuse_tls(scheme: &str) -> Result<(), Status> {
@@ -313,7 +344,10 @@ async fn to_service(gate: &Gate, info: &Info, query: &str) -> Result<Way, Status
             || entry.int_at(&["port"]).is_some_and(|number| number.to_string() == port)
     });
     let none = || {
-        Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service \"{}\"", info.name))
+        Status::new(
+            Reason::ServiceUnavailable,
+            format!("no endpoints available for service \"{}\"", info.name),
+        )
     };
     let Some(wanted) = wanted else {
         return Err(Status::new(
@@ -356,9 +390,15 @@ fn endpoints(slice: &Object, port_name: &str, ends: &mut Vec<(String, i64)>) {
 }
 
 /// Sends the request on, and the answer back.
-async fn pass(gate: &Arc<Gate>, way: Way, mut request: Request) -> Result<Response, Status> {
-    let broken = |error: hyper::Error| {
-        Status { code: 502, ..Status::new(Reason::ServiceUnavailable, format!("error on the way: {error}; try again")) }
+async fn pass(
+    gate: &Arc<Gate>,
+    way: Way,
+    mut request: Request,
+    slot: OwnedSemaphorePermit,
+) -> Result<Response, Status> {
+    let broken = |error: hyper::Error| Status {
+        code: 502,
+        ..Status::new(Reason::ServiceUnavailable, format!("error on the way: {error}; try again"))
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(way.stream)).await.map_err(broken)?;
@@ -383,12 +423,13 @@ async fn pass(gate: &Arc<Gate>, way: Way, mut request: Request) -> Result<Respon
             return Err(Status::internal("the other end upgraded a connection that was not asked for it"));
         };
         let other = hyper::upgrade::on(&mut response);
-        pump(gate, client, other);
+        pump(gate, client, other, slot);
         let (parts, _) = response.into_parts();
         return Ok(Response::from_parts(parts, Body::Empty));
     }
     let (mut parts, body) = response.into_parts();
-    let body = Body::from(body);
+    // The place is held as long as the body flows: a followed log is a stream too.
+    let body = held(Body::from(body), slot);
     if way.judged && !parts.status.is_success() && !parts.status.is_redirection() {
         let text = wire::body::read(body, ERROR_BYTES).await.unwrap_or_default();
         return Err(end_status(parts.status.as_u16(), &String::from_utf8_lossy(&text)));
@@ -396,6 +437,21 @@ async fn pass(gate: &Arc<Gate>, way: Way, mut request: Request) -> Result<Respon
     parts.headers.remove(CONNECTION);
     parts.headers.remove(TRANSFER_ENCODING);
     Ok(Response::from_parts(parts, body))
+}
+
+/// A body that holds a place until its end.
+fn held(body: Body, slot: OwnedSemaphorePermit) -> Body {
+    use http_body_util::BodyExt as _;
+    Body::stream(futures::stream::unfold((body, slot), |(mut body, slot)| async move {
+        loop {
+            let frame = body.frame().await?;
+            match frame.map(hyper::body::Frame::into_data) {
+                Ok(Ok(data)) => return Some((Ok(data), (body, slot))),
+                Ok(Err(_)) => {}
+                Err(error) => return Some((Err(error), (body, slot))),
+            }
+        }
+    }))
 }
 
 /// The headers that go on: none that say who asks here, none that belong to this hop alone.
@@ -406,12 +462,14 @@ fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
         headers.remove(CONNECTION);
         headers.remove(UPGRADE);
     }
-    let own: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    let own: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in own {
         headers.remove(name);
     }
     // A token in a WebSocket's protocols is for the gate alone.
-    if let Some(protocols) = headers.get(http::header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok())
+    if let Some(protocols) =
+        headers.get(http::header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok())
         && protocols.contains("base64url.bearer.authorization.k8s.io.")
     {
         let kept: Vec<&str> = protocols
@@ -430,7 +488,12 @@ fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
 }
 
 /// Moves bytes both ways until both ends are done or the server stops.
-fn pump(gate: &Arc<Gate>, client: hyper::upgrade::OnUpgrade, other: hyper::upgrade::OnUpgrade) {
+fn pump(
+    gate: &Arc<Gate>,
+    client: hyper::upgrade::OnUpgrade,
+    other: hyper::upgrade::OnUpgrade,
+    slot: OwnedSemaphorePermit,
+) {
     let stop = gate.stop().clone();
     gate.tasks().spawn("upgraded stream", async move {
         let (client, other) = match futures::future::try_join(client, other).await {
@@ -441,6 +504,7 @@ fn pump(gate: &Arc<Gate>, client: hyper::upgrade::OnUpgrade, other: hyper::upgra
         if let Some(Err(error)) = stop.or(tokio::io::copy_bidirectional(&mut client, &mut other)).await {
             tracing::debug!(%error, "an upgraded stream was cut");
         }
+        drop(slot);
     });
 }
 
@@ -457,7 +521,11 @@ fn end_status(code: u16, text: &str) -> Status {
         _ => Reason::InternalError,
     };
     let text = text.trim();
-    let message = if text.is_empty() { "an error on the server has prevented the request from succeeding" } else { text };
+    let message = if text.is_empty() {
+        "an error on the server has prevented the request from succeeding"
+    } else {
+        text
+    };
     Status { code, ..Status::new(reason, message) }
 }
 
@@ -469,7 +537,10 @@ mod tests {
     #[test]
     fn the_agent_gets_the_names_that_it_knows() {
         let names = [("stdin", "input"), ("stdout", "output")];
-        assert_eq!(renamed("command=ls&container=c&stdin=true&tty=true", &names), "?command=ls&input=1&tty=1");
+        assert_eq!(
+            renamed("command=ls&container=c&stdin=true&tty=true", &names),
+            "?command=ls&input=1&tty=1"
+        );
         assert_eq!(renamed("follow=true&container=c", &[]), "?follow=true");
         assert_eq!(renamed("", &[]), "");
     }

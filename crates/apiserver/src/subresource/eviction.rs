@@ -144,7 +144,8 @@ fn judge(pod: &Value, budget: &Arc<Object>, pod_name: &str) -> Result<Verdict, S
         let message = format!("The disruption budget {name} is still being processed by the server.");
         return Err(refuse(message, RETRY_SECONDS));
     }
-    let waiting = tree.at(&["status", "disruptedPods"]).and_then(Value::as_object).map_or(0, api::value::Map::len);
+    let waiting =
+        tree.at(&["status", "disruptedPods"]).and_then(Value::as_object).map_or(0, api::value::Map::len);
     if waiting > DISRUPTED_PODS {
         let about = names::GroupResource { group: "policy".into(), resource: "poddisruptionbudget".into() };
         let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
@@ -189,7 +190,9 @@ async fn take(gate: &Gate, budget: &Arc<Object>, pod: &str) -> Result<bool, Stat
     if left == 0 {
         let mut conditions = tree.array_at(&["status", "conditions"]).to_vec();
         for condition in &mut conditions {
-            if condition.str_at(&["type"]) == Some("DisruptionAllowed") && condition.str_at(&["status"]) != Some("False") {
+            if condition.str_at(&["type"]) == Some("DisruptionAllowed")
+                && condition.str_at(&["status"]) != Some("False")
+            {
                 condition.set(&["status"], "False");
                 condition.set(&["reason"], "InsufficientPods");
                 condition.set(&["lastTransitionTime"], now.as_str());

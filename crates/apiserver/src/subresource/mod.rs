@@ -33,7 +33,12 @@ fn unsupported(target: &Target) -> Status {
 }
 
 /// Reads a subresource.
-pub fn get(gate: &Gate, kind: &'static Kind, target: &Target, options: &GetOptions) -> Result<Outcome, Status> {
+pub fn get(
+    gate: &Gate,
+    kind: &'static Kind,
+    target: &Target,
+    options: &GetOptions,
+) -> Result<Outcome, Status> {
     require(kind, target, "get")?;
     match target.subresource.as_str() {
         "scale" => scale::get(gate, kind, target),
@@ -121,7 +126,9 @@ pub async fn patch(
             })
             .await
         }
-        sub if SAME_TREE.contains(&sub) => patches::patch(gate, caller, kind, target, how, body, options).await,
+        sub if SAME_TREE.contains(&sub) => {
+            patches::patch(gate, caller, kind, target, how, body, options).await
+        }
         _ => Err(unsupported(target)),
     }
 }

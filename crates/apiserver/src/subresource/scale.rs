@@ -76,7 +76,8 @@ fn of_tree(tree: &Value) -> Result<Arc<Object>, Status> {
 
 /// The scale of an object. Pure.
 fn scale_of(tree: &Value) -> Value {
-    let mut scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}, "spec": {}, "status": {}});
+    let mut scale =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}, "spec": {}, "status": {}});
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = tree.at(&["metadata", key]) {
             scale.set(&["metadata", key], value.clone());
@@ -89,9 +90,13 @@ fn scale_of(tree: &Value) -> Value {
     scale.set(&["status", "replicas"], tree.int_at(&["status", "replicas"]).unwrap_or_default());
     let selector = match tree.at(&["spec", "selector"]) {
         // ReplicationControllers select by a plain map.
-        Some(Value::Object(map)) if !map.contains_key("matchLabels") && !map.contains_key("matchExpressions") => {
-            let pairs: Vec<String> =
-                map.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+        Some(Value::Object(map))
+            if !map.contains_key("matchLabels") && !map.contains_key("matchExpressions") =>
+        {
+            let pairs: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+                .collect();
             pairs.join(",")
         }
         other => label::format(other),

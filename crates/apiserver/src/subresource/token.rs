@@ -40,13 +40,9 @@ pub(super) fn create(
     let seconds = tree.int_at(&["spec", "expirationSeconds"]).unwrap_or(limits::TOKEN_DEFAULT_SECONDS);
     check_seconds(seconds)?;
     let bindings = bindings(gate, target, &tree)?;
-    let node = caller.identity.node_name();
-    if node.is_some() && !bindings.iter().any(|binding| binding.kind == "pod") {
-        return Err(Status::forbidden(
-            &kind.group_resource,
-            &target.name,
-            "node requested token not bound to a pod; ask for one that is bound to a pod of the node",
-        ));
+    if let Some(node) = caller.identity.node_name() {
+        check_node(node, &bindings)
+            .map_err(|why| Status::forbidden(&kind.group_resource, &target.name, why))?;
     }
     let request = Request {
         namespace: &target.namespace,
@@ -73,6 +69,18 @@ pub(super) fn create(
     Ok(Outcome::created(Answer::Object(Arc::new(object))))
 }
 
+/// A node gets tokens for its own pods alone.
+fn check_node(node: &str, bindings: &[Binding]) -> Result<(), &'static str> {
+    let bound = |kind: &str| bindings.iter().find(|binding| binding.kind == kind);
+    match (bound("pod"), bound("node")) {
+        (None, _) => {
+            Err("node requested token not bound to a pod; ask for one that is bound to a pod of the node")
+        }
+        (Some(_), Some(own)) if own.name == node => Ok(()),
+        _ => Err("node requested token bound to a pod scheduled on a different node"),
+    }
+}
+
 fn check_seconds(seconds: i64) -> Result<(), Status> {
     if limits::TOKEN_SECONDS.contains(&seconds) {
         return Ok(());
@@ -82,16 +90,22 @@ fn check_seconds(seconds: i64) -> Result<(), Status> {
     } else {
         "may not specify a duration larger than 2^32 seconds"
     };
-    Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![Cause {
-        reason: "FieldValueInvalid".into(),
-        message: format!("Invalid value: {seconds}: {why}"),
-        field: "spec.expirationSeconds".into(),
-    }]))
+    Err(Status::invalid(
+        "authentication.k8s.io",
+        "TokenRequest",
+        "",
+        vec![Cause {
+            reason: "FieldValueInvalid".into(),
+            message: format!("Invalid value: {seconds}: {why}"),
+            field: "spec.expirationSeconds".into(),
+        }],
+    ))
 }
 
 /// What the token is bound to: a pod (and with it its node), a secret or a node.
 fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, Status> {
-    let Some(reference) = tree.at(&["spec", "boundObjectRef"]).filter(|reference| !reference.is_null()) else {
+    let Some(reference) = tree.at(&["spec", "boundObjectRef"]).filter(|reference| !reference.is_null())
+    else {
         return Ok(Vec::new());
     };
     let text = |key: &str| reference.str_at(&[key]).unwrap_or_default();
@@ -134,4 +148,18 @@ fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, 
         }
     }
     Ok(bindings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_gets_tokens_for_its_own_pods_alone() {
+        let binding = |kind, name: &str| Binding { kind, name: name.into(), uid: Str::default() };
+        assert!(check_node("a", &[]).is_err());
+        assert!(check_node("a", &[binding("pod", "p"), binding("node", "a")]).is_ok());
+        assert!(check_node("a", &[binding("pod", "p"), binding("node", "b")]).is_err());
+        assert!(check_node("a", &[binding("pod", "p")]).is_err());
+    }
 }

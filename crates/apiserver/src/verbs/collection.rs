@@ -23,7 +23,7 @@ pub async fn delete(
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
     let shown = list::list(gate, kind, collection, list_options)?;
-    let mut deletions = futures::stream::iter(shown.items.iter().cloned().map(|object: Arc<Object>| {
+    let mut deletions = futures::stream::iter(shown.items.clone().into_iter().map(|object: Arc<Object>| {
         let target = Target::new(&collection.resource, object.namespace(), object.name());
         // A precondition names one object's state; for a collection, each keeps to the object that was listed.
         let options = DeleteOptions { uid: Some(object.uid().into()), ..options.clone() };

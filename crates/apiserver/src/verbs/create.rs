@@ -14,7 +14,7 @@ use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Failure, Record, Storage};
 use crate::strategy::{self, Context, Generation};
-use crate::{codec, limits, managed};
+use crate::{authz, codec, limits, managed};
 
 /// Makes an object of what a client sent.
 pub async fn create(
@@ -51,13 +51,15 @@ pub async fn create_tree(
     }
     let name: Str = object.str_at(&["metadata", "name"]).unwrap_or_default().into();
     strategy::refuse_unenforced(&kind.group_resource, &name)?;
+    authz::authorize_create(caller.identity, &kind.group_resource, &name)?;
     if object.str_at(&["metadata", "resourceVersion"]).is_some_and(|version| !version.is_empty()) {
         return Err(Status {
             code: 500,
             ..Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created")
         });
     }
-    let generates = name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
+    let generates =
+        name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
     managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.now());
     for attempt in 1.. {
         let last = !generates || attempt >= limits::NAME_ATTEMPTS;
@@ -135,7 +137,10 @@ async fn keep(
         match storage.commit(transaction).await {
             Ok(committed) => {
                 let entry = committed.outcomes[0].current.as_deref().expect("what was put is there");
-                return Ok(Outcome::created(Answer::Object(codec::answer(kind, &crate::storage::object(entry))?)));
+                return Ok(Outcome::created(Answer::Object(codec::answer(
+                    kind,
+                    &crate::storage::object(entry),
+                )?)));
             }
             Err(Failure::Conflict { step: 0, .. }) => {
                 return Err(Status::already_exists(&kind.group_resource, name));

@@ -142,10 +142,8 @@ fn mark(kind: &Kind, tree: &mut Value, seconds: i64, now: jiff::Timestamp) {
 
 /// Brings a pending deletion forward; returns the period that remains.
 fn shorten(tree: &mut Value, pending: i64, requested: i64, now: jiff::Timestamp) -> i64 {
-    let due: jiff::Timestamp = tree
-        .str_at(&["metadata", "deletionTimestamp"])
-        .and_then(|time| time.parse().ok())
-        .unwrap_or(now);
+    let due: jiff::Timestamp =
+        tree.str_at(&["metadata", "deletionTimestamp"]).and_then(|time| time.parse().ok()).unwrap_or(now);
     let seconds = jiff::SignedDuration::from_secs;
     let (mut due, mut period) = (due - seconds(pending) + seconds(requested), requested);
     if due < now {
@@ -252,7 +250,9 @@ fn answer(
 ) -> Result<Outcome, Status> {
     let outcome = &committed.outcomes[0];
     match (step, outcome.current.as_deref()) {
-        (Step::Mark(_), Some(entry)) => Ok(Outcome::done(Answer::Object(codec::answer(kind, &object(entry))?))),
+        (Step::Mark(_), Some(entry)) => {
+            Ok(Outcome::done(Answer::Object(codec::answer(kind, &object(entry))?)))
+        }
         _ => Ok(Outcome::done(removed(kind, stored, Arc::clone(stored))?)),
     }
 }

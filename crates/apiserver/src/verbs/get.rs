@@ -10,7 +10,12 @@ use crate::kinds::Kind;
 use crate::verbs::list::check_revision;
 
 /// Reads one object: a lookup and a shared pointer.
-pub fn get(gate: &Gate, kind: &'static Kind, target: &Target, options: &GetOptions) -> Result<Outcome, Status> {
+pub fn get(
+    gate: &Gate,
+    kind: &'static Kind,
+    target: &Target,
+    options: &GetOptions,
+) -> Result<Outcome, Status> {
     if !options.resource_version.is_empty() {
         check_revision(gate, &options.resource_version)?;
     }

@@ -29,7 +29,8 @@ pub struct Choice {
 impl Choice {
     /// Reads the two selectors of a request.
     pub fn parse(kind: &'static Kind, labels: &str, fields: &str) -> Result<Self, Status> {
-        let labels = label::Selector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
+        let labels =
+            label::Selector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
         let fields = field::Selector::parse(fields)
             .and_then(|selector| {
                 let known: Vec<&str> = kind.selectors.iter().map(Str::as_str).collect();
@@ -102,7 +103,10 @@ fn pages(
     let chunk = if choice.is_everything() { limit } else { 0 };
     let scope = Storage::scope(kind, &collection.namespace);
     let request = store::List { scope, after: after.take(), limit: chunk, at };
-    let page = storage.store().list(&request).map_err(|error| read_error(gate, options, request.after.as_ref(), error))?;
+    let page = storage
+        .store()
+        .list(&request)
+        .map_err(|error| read_error(gate, options, request.after.as_ref(), error))?;
     at.get_or_insert(page.revision);
     let mut list = List { revision: at.unwrap_or(page.revision).0, ..List::default() };
     let mut left = page.remaining;
@@ -163,7 +167,8 @@ fn read_error(gate: &Gate, options: &ListOptions, after: Option<&Key>, error: Re
                  and now may show up in the list.",
             );
             status.details = after.map(|key| {
-                let token = Token { revision: None, namespace: key.namespace.clone(), name: key.name.clone() };
+                let token =
+                    Token { revision: None, namespace: key.namespace.clone(), name: key.name.clone() };
                 Box::new(Details {
                     causes: vec![Cause {
                         reason: "ResourceVersionTooOld".into(),
@@ -237,7 +242,9 @@ fn check_options(options: &ListOptions) -> Result<(), Status> {
     };
     match matching {
         "" => {}
-        _ if version.is_empty() => return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        _ if version.is_empty() => {
+            return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
         _ if !options.continue_token.is_empty() => {
             return forbidden("resourceVersionMatch is forbidden when continue is provided");
         }

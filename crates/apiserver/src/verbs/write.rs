@@ -65,7 +65,11 @@ impl Change<'_> {
                 transaction = commit_companions(gate, transaction, kind.strategy.release(&new, &context))?;
             } else {
                 let expires = storage.expiry(kind);
-                transaction = transaction.step(key, expect, store::Operation::Put { record: Arc::clone(&record), expires });
+                transaction = transaction.step(
+                    key,
+                    expect,
+                    store::Operation::Put { record: Arc::clone(&record), expires },
+                );
                 transaction = commit_companions(gate, transaction, companions)?;
             }
             match storage.commit(transaction).await {
@@ -112,14 +116,23 @@ impl Change<'_> {
         let version = new.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
         if version.is_empty() || version == "0" {
             if !kind.strategy.allows_unconditional_update() {
-                return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, vec![
-                    api::validation::cause::invalid("metadata.resourceVersion", 0, "must be specified for an update"),
-                ]));
+                return Err(Status::invalid(
+                    &kind.kind.group,
+                    &kind.kind.kind,
+                    name,
+                    vec![api::validation::cause::invalid(
+                        "metadata.resourceVersion",
+                        0,
+                        "must be specified for an update",
+                    )],
+                ));
             }
             return Ok(false);
         }
         let asked: u64 = version.parse().map_err(|_| {
-            Status::bad_request(format!("metadata.resourceVersion \"{version}\" is not a revision of this server"))
+            Status::bad_request(format!(
+                "metadata.resourceVersion \"{version}\" is not a revision of this server"
+            ))
         })?;
         if asked != stored.revision() {
             return Err(Status::conflict(&kind.group_resource, name, OBJECT_MODIFIED));
@@ -248,14 +261,26 @@ impl Change<'_> {
         }
     }
 
-    fn admit(&self, new: &mut Value, old: &Value, stored: &Arc<Object>, storage: &Storage) -> Result<(), Status> {
+    fn admit(
+        &self,
+        new: &mut Value,
+        old: &Value,
+        stored: &Arc<Object>,
+        storage: &Storage,
+    ) -> Result<(), Status> {
         let mut warnings = Vec::new();
         let outcome = admission::mutate(&mut self.attributes(new, old, stored, &mut warnings), storage);
         warnings.into_iter().for_each(|warning| self.caller.warn(warning));
         outcome
     }
 
-    fn judge(&self, new: &mut Value, old: &Value, stored: &Arc<Object>, storage: &Storage) -> Result<(), Status> {
+    fn judge(
+        &self,
+        new: &mut Value,
+        old: &Value,
+        stored: &Arc<Object>,
+        storage: &Storage,
+    ) -> Result<(), Status> {
         let mut warnings = Vec::new();
         let outcome = admission::validate(&self.attributes(new, old, stored, &mut warnings), storage);
         warnings.into_iter().for_each(|warning| self.caller.warn(warning));
@@ -267,7 +292,7 @@ impl Change<'_> {
 fn content(tree: &Value) -> Vec<(&Str, &Value)> {
     let map = tree.as_object();
     map.into_iter()
-        .flat_map(|map| map.iter())
+        .flat_map(api::value::Map::iter)
         .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
         .collect()
 }

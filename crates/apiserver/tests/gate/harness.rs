@@ -49,7 +49,8 @@ impl World {
         let authority = Authority::create("test", clock.now()).unwrap();
         let roots = Roots::new(authority.certificate_pem()).unwrap();
         let disk = store::SimulatedDisk::new(random.clone());
-        let options = store::Options { growth_bytes: 4096, ..store::Options::new(disk, clock.clone(), random.clone()) };
+        let options =
+            store::Options { growth_bytes: 4096, ..store::Options::new(disk, clock.clone(), random.clone()) };
         let store = store::Store::open(options, Record::decode()).unwrap();
         let key = wire::jwt::SigningKey::generate().unwrap();
         let gate = Gate::open(Config {
@@ -164,7 +165,13 @@ impl Answer {
 
 impl Client {
     /// Sends a request and gives the response with its body still to come.
-    pub async fn open(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> wire::Response {
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> wire::Response {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -56,7 +56,13 @@ async fn an_update_of_an_older_revision_conflicts() {
     let other = r#"{"metadata":{"name":"m","uid":"x"}}"#;
     assert!(admin.put(&format!("{MAPS}/m"), other).await.message(409).contains("Precondition failed: UID"));
     admin.put(&format!("{MAPS}/m"), &map("m", "c")).await.expect(200);
-    assert!(admin.put(&format!("{MAPS}/m"), &map("n", "c")).await.message(400).contains("does not match the name on the URL"));
+    assert!(
+        admin
+            .put(&format!("{MAPS}/m"), &map("n", "c"))
+            .await
+            .message(400)
+            .contains("does not match the name on the URL")
+    );
     world.close().await;
 }
 
@@ -69,21 +75,33 @@ async fn lists_page_and_select() {
         admin.post(MAPS, &map(&format!("m{index}"), label)).await.expect(201);
     }
     let names = |list: &api::value::Value| -> Vec<String> {
-        list.array_at(&["items"]).iter().map(|item| item.str_at(&["metadata", "name"]).unwrap().to_owned()).collect()
+        list.array_at(&["items"])
+            .iter()
+            .map(|item| item.str_at(&["metadata", "name"]).unwrap().to_owned())
+            .collect()
     };
     let even = admin.get(&format!("{MAPS}?labelSelector=a%3Deven")).await.expect(200);
     assert_eq!(names(&even), ["m0", "m2", "m4"]);
     let one = admin.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dm3")).await.expect(200);
     assert_eq!(names(&one), ["m3"]);
     let page = admin.get(&format!("{MAPS}?limit=2")).await.expect(200);
-    assert_eq!((names(&page), page.int_at(&["metadata", "remainingItemCount"])), (vec!["m0".into(), "m1".into()], Some(3)));
+    assert_eq!(
+        (names(&page), page.int_at(&["metadata", "remainingItemCount"])),
+        (vec!["m0".into(), "m1".into()], Some(3))
+    );
     // The page shows the first page's revision, whatever has happened since.
     admin.delete(&format!("{MAPS}/m2")).await.expect(200);
     let token = page.str_at(&["metadata", "continue"]).unwrap();
     let next = admin.get(&format!("{MAPS}?limit=9&continue={token}")).await.expect(200);
     assert_eq!(names(&next), ["m2", "m3", "m4"]);
     assert_eq!(next.str_at(&["metadata", "resourceVersion"]), page.str_at(&["metadata", "resourceVersion"]));
-    assert!(admin.get(&format!("{MAPS}?fieldSelector=data%3Dx")).await.message(400).contains("is not a known field selector"));
+    assert!(
+        admin
+            .get(&format!("{MAPS}?fieldSelector=data%3Dx"))
+            .await
+            .message(400)
+            .contains("is not a known field selector")
+    );
     assert!(admin.get(&format!("{MAPS}?labelSelector=%3D%3D")).await.code.as_u16() == 400);
     assert_eq!(admin.get(&format!("{MAPS}?resourceVersion=99999")).await.code.as_u16(), 504);
     world.close().await;
@@ -129,7 +147,8 @@ async fn large_bodies_and_strange_media_are_refused() {
     let yaml = [("content-type", "application/yaml"), ("accept", "application/yaml")];
     let made = admin.send(Method::POST, MAPS, &yaml, "metadata:\n  name: y\ndata: {a: b}\n").await;
     assert!(made.text.contains("kind: ConfigMap"), "{}", made.text);
-    let unserved = admin.send(Method::GET, MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    let unserved =
+        admin.send(Method::GET, MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
     assert_eq!(unserved.code.as_u16(), 406);
     world.close().await;
 }
@@ -153,18 +172,28 @@ async fn spec_and_status_are_changed_apart_and_generation_counts_specs() {
     let world = World::open().await;
     let admin = world.admin();
     let made = admin.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
-    assert_eq!((made.int_at(&["metadata", "generation"]), made.int_at(&["spec", "replicas"])), (Some(1), Some(1)));
+    assert_eq!(
+        (made.int_at(&["metadata", "generation"]), made.int_at(&["spec", "replicas"])),
+        (Some(1), Some(1))
+    );
     let path = format!("{DEPLOYMENTS}/d");
     let same = admin.merge(&path, r#"{"status":{"replicas":7}}"#).await.expect(200);
     assert_eq!(same.int_at(&["status", "replicas"]), None);
-    let status = admin.merge(&format!("{path}/status"), r#"{"status":{"replicas":7},"spec":{"replicas":9}}"#).await;
+    let status =
+        admin.merge(&format!("{path}/status"), r#"{"status":{"replicas":7},"spec":{"replicas":9}}"#).await;
     let status = status.expect(200);
-    assert_eq!((status.int_at(&["status", "replicas"]), status.int_at(&["spec", "replicas"])), (Some(7), Some(1)));
+    assert_eq!(
+        (status.int_at(&["status", "replicas"]), status.int_at(&["spec", "replicas"])),
+        (Some(7), Some(1))
+    );
     assert_eq!(status.int_at(&["metadata", "generation"]), Some(1));
     let scaled = admin.merge(&format!("{path}/scale"), r#"{"spec":{"replicas":3}}"#).await.expect(200);
     assert_eq!((scaled.str_at(&["kind"]), scaled.int_at(&["spec", "replicas"])), (Some("Scale"), Some(3)));
     let read = admin.get(&path).await.expect(200);
-    assert_eq!((read.int_at(&["metadata", "generation"]), read.int_at(&["spec", "replicas"])), (Some(2), Some(3)));
+    assert_eq!(
+        (read.int_at(&["metadata", "generation"]), read.int_at(&["spec", "replicas"])),
+        (Some(2), Some(3))
+    );
     world.close().await;
 }
 
@@ -176,7 +205,9 @@ async fn deletions_wait_for_finalizers_and_preconditions() {
     let path = format!("{DEPLOYMENTS}/d");
     let json = [("content-type", "application/json")];
     let wrong = r#"{"preconditions":{"uid":"x"}}"#;
-    assert!(admin.send(Method::DELETE, &path, &json, wrong).await.message(409).contains("does not match the UID"));
+    assert!(
+        admin.send(Method::DELETE, &path, &json, wrong).await.message(409).contains("does not match the UID")
+    );
     let foreground = r#"{"propagationPolicy":"Foreground"}"#;
     let marked = admin.send(Method::DELETE, &path, &json, foreground).await.expect(200);
     assert_eq!(marked.at(&["metadata", "finalizers"]).unwrap().to_string(), r#"["foregroundDeletion"]"#);

@@ -34,18 +34,31 @@ async fn a_token_holds_while_its_account_is_there() {
     let world = World::open().await;
     let admin = world.admin();
     let path = "/api/v1/namespaces/default/serviceaccounts/default";
-    let made = admin.post(&format!("{path}/token"), r#"{"spec":{"expirationSeconds":600}}"#).await.expect(201);
+    let made =
+        admin.post(&format!("{path}/token"), r#"{"spec":{"expirationSeconds":600}}"#).await.expect(201);
     let token = made.str_at(&["status", "token"]).unwrap().to_owned();
     let review = format!(r#"{{"spec":{{"token":"{token}"}}}}"#);
     let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
     let reviewed = admin.post(reviews, &review).await.expect(201);
-    assert_eq!(reviewed.str_at(&["status", "user", "username"]), Some("system:serviceaccount:default:default"));
+    assert_eq!(
+        reviewed.str_at(&["status", "user", "username"]),
+        Some("system:serviceaccount:default:default")
+    );
     let mut pod = world.stranger();
     pod.token = Some(token);
     let selves = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let itself = pod.post(selves, "{}").await.expect(201);
-    assert_eq!(itself.str_at(&["status", "userInfo", "username"]), Some("system:serviceaccount:default:default"));
-    assert!(admin.post(&format!("{path}/token"), r#"{"spec":{"expirationSeconds":5}}"#).await.message(422).contains("10 minutes"));
+    assert_eq!(
+        itself.str_at(&["status", "userInfo", "username"]),
+        Some("system:serviceaccount:default:default")
+    );
+    assert!(
+        admin
+            .post(&format!("{path}/token"), r#"{"spec":{"expirationSeconds":5}}"#)
+            .await
+            .message(422)
+            .contains("10 minutes")
+    );
     admin.delete(path).await.expect(200);
     assert_eq!(pod.post(selves, "{}").await.message(401), "Unauthorized");
     assert_eq!(admin.post(reviews, &review).await.expect(201).bool_at(&["status", "authenticated"]), None);

@@ -35,7 +35,8 @@ impl Lines {
                 let line: Vec<u8> = self.text.drain(..=at).collect();
                 return Some(api::value::parse(&line).unwrap());
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within patience")?;
+            let frame =
+                tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within patience")?;
             self.text.extend_from_slice(&frame.unwrap().into_data().unwrap());
         }
     }
@@ -69,7 +70,11 @@ async fn a_watch_tells_what_its_selector_shows() {
     admin.merge(&format!("{MAPS}/m"), r#"{"metadata":{"labels":{"a":"out"}}}"#).await.expect(200);
     let gone = lines.next().await.unwrap();
     assert_eq!(gone.str_at(&["type"]), Some("DELETED"));
-    assert_eq!(gone.str_at(&["object", "metadata", "labels", "a"]), Some("in"), "as it was when it was last in view");
+    assert_eq!(
+        gone.str_at(&["object", "metadata", "labels", "a"]),
+        Some("in"),
+        "as it was when it was last in view"
+    );
     admin.merge(&format!("{MAPS}/n"), r#"{"metadata":{"labels":{"a":"in"}}}"#).await.expect(200);
     assert_eq!(lines.told().await, pair("ADDED", "n"));
     admin.delete(&format!("{MAPS}/n")).await.expect(200);
@@ -88,7 +93,10 @@ async fn initial_events_end_with_a_bookmark() {
     let mut lines = Lines::open(&admin, query).await;
     assert_eq!(lines.told().await, pair("ADDED", "m"));
     let mark = lines.next().await.unwrap();
-    assert_eq!(mark.str_at(&["object", "metadata", "annotations", "k8s.io/initial-events-end"]), Some("true"));
+    assert_eq!(
+        mark.str_at(&["object", "metadata", "annotations", "k8s.io/initial-events-end"]),
+        Some("true")
+    );
     let refused = admin.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await;
     assert_eq!(refused.code.as_u16(), 422);
     world.close().await;
@@ -101,7 +109,9 @@ async fn a_watch_from_a_revision_goes_on_from_there_and_ends_in_time() {
     let made = admin.post(MAPS, &map("m", "b")).await.expect(201);
     admin.post(MAPS, &map("n", "b")).await.expect(201);
     let revision = made.str_at(&["metadata", "resourceVersion"]).unwrap();
-    let mut lines = Lines::open(&admin, &format!("resourceVersion={revision}&timeoutSeconds=1&allowWatchBookmarks=1")).await;
+    let mut lines =
+        Lines::open(&admin, &format!("resourceVersion={revision}&timeoutSeconds=1&allowWatchBookmarks=1"))
+            .await;
     assert_eq!(lines.told().await, pair("ADDED", "n"));
     assert_eq!(lines.told().await.0, "BOOKMARK");
     assert!(lines.next().await.is_none());
@@ -146,7 +156,8 @@ async fn inside_the_process_events_share_the_stored_objects() {
         assert!(matches!(mark, WatchEvent::Bookmark { initial_done: true, .. }));
     }
     world.admin().post(MAPS, &map("m", "b")).await.expect(201);
-    let (Some(Ok(WatchEvent::Added(one))), Some(Ok(WatchEvent::Added(other)))) = (first.next().await, second.next().await)
+    let (Some(Ok(WatchEvent::Added(one))), Some(Ok(WatchEvent::Added(other)))) =
+        (first.next().await, second.next().await)
     else {
         panic!("both streams tell of the new object");
     };
