@@ -4,8 +4,7 @@ use serde_json::Value;
 
 use crate::exchange::{Answer, HEADERS};
 
-/// The list: `request | path | reason` a line. A `*` at the end of the request or the path stands for anything, a
-/// path covers what lies below it.
+/// The list: `request | path | reason` a line. A `*` stands for anything, a path covers what lies below it.
 pub struct Differences(Vec<Entry>);
 
 struct Entry {
@@ -49,8 +48,14 @@ fn entry(line: &str) -> Entry {
     Entry { request: request.to_owned(), path: path.to_owned(), line: line.to_owned(), seen: false }
 }
 
+/// Whether a text is a pattern with anything in place of each `*`.
 fn fits(pattern: &str, text: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == text, |beginning| text.starts_with(beginning))
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text
+            .strip_prefix(before)
+            .is_some_and(|rest| rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| fits(after, &rest[at..]))),
+    }
 }
 
 fn is_below(pattern: &str, path: &str) -> bool {

@@ -230,6 +230,12 @@ pub fn mask_text(text: &str) -> String {
             }
         }
     }
+    // The volume with a pod's token, whose name ends in five letters.
+    if let Some(at) = out.find("kube-api-access-").map(|at| at + "kube-api-access-".len())
+        && out.is_char_boundary(at + 5)
+    {
+        out.replace_range(at..at + 5, "<suffix>");
+    }
     // The age of what was just made, alone in a cell of a table.
     let age = text.strip_suffix("s").or_else(|| text.strip_suffix("ms"));
     if age.is_some_and(|number| !number.is_empty() && number.len() < 3 && number.bytes().all(|b| b.is_ascii_digit())) {

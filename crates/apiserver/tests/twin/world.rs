@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::authn::SigningKeys;
-use apiserver::{Config, Dialer, Gate, Record, Stream, limits};
+use apiserver::{Config, Dialer, Gate, Record, Stream, bootstrap, limits};
 use base::{Clock, Random, Stopper, Tasks};
 use futures::future::BoxFuture;
 use wire::serve::{Server, ServerTls};
@@ -90,31 +90,14 @@ impl World {
         let users = USERS.iter().map(|(name, groups)| (*name, client(issue(name, groups, Usage::Client))));
         let mut clients: HashMap<_, _> = users.collect();
         clients.insert("nobody", client(Presented::none()));
-        let world = Self { gate, base, clients, stopper, _tasks: tasks };
-        world.begin().await;
-        world
-    }
-
-    /// Makes the objects that a server has from its first moment.
-    async fn begin(&self) {
-        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-            let body = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
-            self.make("/api/v1/namespaces", body).await;
-        }
-    }
-
-    async fn make(&self, path: &str, body: String) {
-        let request = Request {
-            name: path.to_owned(),
-            user: "admin".to_owned(),
-            method: "POST".to_owned(),
-            path: path.to_owned(),
-            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
-            body,
-            keep: Vec::new(),
+        // What upstream has from its first moment: its service range is that of the recording.
+        let begin = bootstrap::Config {
+            service_range: api::validation::address::Cidr::parse("10.0.0.0/16").unwrap(),
+            api: "198.51.100.10:6443".parse().unwrap(),
+            dns: None,
         };
-        let answer = self.send(&request, |_| {}).await;
-        assert_eq!(answer.code, 201, "{}", answer.body);
+        bootstrap::run(&gate, &begin).await.unwrap();
+        Self { gate, base, clients, stopper, _tasks: tasks }
     }
 
     /// Sends a request, shows the body as it came, and gives the answer as it is compared.
