@@ -9,6 +9,7 @@ mod facts;
 mod invitation;
 mod layout;
 mod log;
+mod node_api;
 mod run;
 mod server;
 mod up;

@@ -207,7 +207,7 @@ async fn start(
                 service_range: facts.services()?,
                 dns_service: server.dns_service,
             };
-            let api = server.gate.as_user(apiserver::Identity::node(&node));
+            let api = server.node(&node)?;
             let kubelet = Serving::Issued(server.authority.clone());
             let node_at_work = Node::start(layout, &wishes, api, kubelet, ground, packets).await?;
             if node_at_work.bridge != bridge {

@@ -12,6 +12,7 @@ use api::status::Status;
 use apiserver::authn::{Keys, SigningKeys};
 use apiserver::{Gate, Identity, NetworkDialer, Record, bootstrap};
 use base::{Clock, Random, Stop, Tasks};
+use client::Client;
 use control::recorder::Recorder;
 use control::runner::Runner;
 use control::world::World;
@@ -23,6 +24,7 @@ use wire::tls::{Authority, Leaf, Roots, Rotating, Usage};
 
 use crate::facts::{Facts, NODE_PREFIX};
 use crate::layout::Layout;
+use crate::node_api::NodeApi;
 
 /// Certificates of servers and of our own clients live this long and are renewed at two thirds.
 const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -152,6 +154,17 @@ impl Server {
     /// The API as the administrator.
     pub fn admin(&self) -> Arc<dyn Api> {
         self.gate.as_user(Identity::admin())
+    }
+
+    /// The API as a node of this process.
+    pub fn node(&self, name: &str) -> anyhow::Result<Arc<dyn Api>> {
+        let leaf = client_leaf(&format!("system:node:{name}"), &["system:nodes"]);
+        let presented = rotating(&self.authority, leaf, &self.ground)?;
+        let roots = Roots::new(self.authority.certificate_pem())?;
+        let Ground { clock, tasks, .. } = &self.ground;
+        let far = Client::with_certificates(&self.url(), roots, presented, clock, tasks)?;
+        let near = self.gate.as_user(Identity::node(name));
+        Ok(Arc::new(NodeApi { near, far: Arc::new(far) }))
     }
 
     /// What clients are told: `https://127.0.0.1:6443`.
