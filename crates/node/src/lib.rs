@@ -16,6 +16,7 @@ pub mod pod;
 pub mod probe;
 pub mod references;
 pub mod register;
+pub mod server;
 pub mod services;
 pub mod supported;
 pub mod volume;

@@ -194,12 +194,14 @@ impl Services {
         let marked = std::mem::take(&mut *self.marks.services());
         for key in marked {
             let object = self.world.get(&SERVICES, &key.namespace, &key.name);
-            let Some((object, service)) = object.and_then(|o| world::view::<Service>(&o).map(|s| (o, s))) else {
+            let Some((object, service)) = object.and_then(|o| world::view::<Service>(&o).map(|s| (o, s)))
+            else {
                 self.compiled.remove(&key);
                 continue;
             };
             let slices = self.world.mirror(&ENDPOINT_SLICES).by_index(BY_SERVICE, &key.to_string());
-            let slices: Vec<Arc<EndpointSlice>> = slices.iter().filter_map(|slice| world::view(slice)).collect();
+            let slices: Vec<Arc<EndpointSlice>> =
+                slices.iter().filter_map(|slice| world::view(slice)).collect();
             let compiled =
                 compile::service(&self.settings.facts, &service, slices.iter().map(|slice| &**slice));
             let before = self.compiled.get(&key).map(|before| &*before.complaints).unwrap_or_default();
@@ -315,7 +317,9 @@ fn ruleset(frame: &Frame, compiled: &BTreeMap<Key, Compiled>, former: Option<&Ru
         let endpoints = keep_places(places, service.endpoints.iter().copied());
         let placed = match before {
             // Sharing what did not change makes the comparison of thousands cheap.
-            Some(before) if endpoints == before.endpoints && same_but_endpoints(before, service) => before.clone(),
+            Some(before) if endpoints == before.endpoints && same_but_endpoints(before, service) => {
+                before.clone()
+            }
             _ => Arc::new(VirtualService { endpoints, ..service.clone() }),
         };
         services.insert(key.clone(), placed);
