@@ -182,6 +182,18 @@ mod tests {
         check(&node, ask("get", "configmaps", "n", "c"), true);
         check(&node, ask("get", "configmaps", "n", "e"), true);
         check(&node, ask("list", "secrets", "n", ""), false);
+        let selecting = |selector| Attributes::Resource {
+            verb: "watch",
+            group: "",
+            resource: "secrets",
+            namespace: "n",
+            name: "",
+            subresource: "",
+            field_selector: selector,
+        };
+        check(&node, selecting("metadata.name=s"), true);
+        check(&node, selecting("metadata.name=other"), false);
+        check(&node, selecting("type=x"), false);
         check(&node, ask("create", "serviceaccounts/token", "n", "default"), true);
         check(&node, ask("patch", "nodes/status", "", "a"), true);
         check(&node, ask("patch", "nodes/status", "", "b"), false);

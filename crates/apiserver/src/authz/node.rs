@@ -15,6 +15,8 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         return Err(String::new());
     };
     let reads = matches!(verb, "get" | "list" | "watch");
+    // A list or watch of one name is about that object, as in upstream's request info.
+    let name = if name.is_empty() && reads { selected_name(field_selector) } else { name };
     match (group, resource, subresource) {
         ("", "nodes", "") if reads => Ok(()),
         ("", "nodes", "") if verb == "create" => Ok(()),
@@ -68,6 +70,12 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         ("", "persistentvolumeclaims" | "persistentvolumes", "") if verb == "get" => Ok(()),
         _ => Err(String::new()),
     }
+}
+
+/// The name that a field selector requires; empty if it requires none.
+fn selected_name(field_selector: &str) -> &str {
+    let required = field_selector.split(',').filter_map(|part| part.strip_prefix("metadata.name="));
+    required.map(|name| name.trim_start_matches('=')).next().unwrap_or_default()
 }
 
 fn own_pods(
