@@ -195,7 +195,7 @@ fn identity(review: &Value) -> Option<Identity> {
     let text = |field: &str| user.str_at(&[field]).unwrap_or_default().to_owned();
     let texts = |values: &[Value]| values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let extra = user.get("extra").and_then(Value::as_object);
-    let extra = extra.into_iter().flat_map(|extra| extra.iter());
+    let extra = extra.into_iter().flat_map(api::value::Map::iter);
     Some(Identity {
         user: text("username"),
         uid: text("uid"),

@@ -1,0 +1,272 @@
+//! Pods on a bridge and a Service before them, in the kernel. Needs root; everything lives in network namespaces of
+//! its own and dies with them.
+
+mod sys;
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::interface::{Answer, Api, Call, List, Watch, WatchEvent, WatchStream};
+use api::json;
+use api::names::Resource;
+use api::object::Object;
+use api::status::Status;
+use api::value::Value;
+use base::{Clock, Random, Stopper, Tasks};
+use control::recorder::Recorder;
+use control::world::World;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use net::instance::Instance;
+use net::rules::{Frame, Rules};
+use node::context::PodNetwork;
+use node::network::{BridgeNetwork, Settings};
+use node::services::{self, Facts, Hands, Services};
+use rustix::thread::LinkNameSpaceType;
+use tokio::sync::mpsc;
+
+/// Fivefold what is promised for a change of a Service (100 ms), as all deadlines of tests.
+const MOVED_WITHIN: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A network namespace of its own.
+#[derive(Clone)]
+struct Space(Arc<OwnedFd>);
+
+impl Space {
+    fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            sys::unshare_network().expect("root is needed for network namespaces");
+            std::fs::File::open("/proc/thread-self/ns/net").expect("our own namespace")
+        });
+        Self(Arc::new(made.join().expect("made").into()))
+    }
+
+    fn run<R: Send>(&self, action: impl FnOnce() -> R + Send) -> R {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(self.0.as_fd(), kind).expect("entered");
+                action()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Says `word` to everyone who connects to port 8080.
+    fn serve(&self, word: &'static str) {
+        let listener = self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).expect("a free port"));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let said =
+                    stream.and_then(|mut stream| std::io::Write::write_all(&mut stream, word.as_bytes()));
+                drop(said);
+            }
+        });
+    }
+
+    /// What a server says, or why not.
+    fn ask(&self, address: SocketAddr) -> Result<String, std::io::ErrorKind> {
+        self.run(|| {
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind())?;
+            let mut word = String::new();
+            stream.read_to_string(&mut word).map_err(|error| error.kind())?;
+            Ok(word)
+        })
+    }
+}
+
+/// An API of three collections; events are what the test sends.
+#[derive(Default)]
+struct Cluster {
+    objects: Mutex<Vec<Arc<Object>>>,
+    watchers: Mutex<Vec<(Resource, mpsc::UnboundedSender<WatchEvent>)>>,
+}
+
+impl Cluster {
+    fn kind_of(resource: &Resource) -> &'static str {
+        match resource.resource.as_str() {
+            "services" => "Service",
+            "endpointslices" => "EndpointSlice",
+            _ => "Namespace",
+        }
+    }
+
+    fn put(&self, tree: &Value) {
+        let object = Arc::new(Object::from_tree(tree).expect("the test's object is right"));
+        self.objects.lock().unwrap().push(object.clone());
+        for (resource, sender) in &*self.watchers.lock().unwrap() {
+            if Self::kind_of(resource) == object.kind().kind {
+                let _ = sender.send(WatchEvent::Modified(object.clone()));
+            }
+        }
+    }
+}
+
+impl Api for Cluster {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
+        let Call::List(collection, _) = call else { panic!("nothing else is asked") };
+        let objects = self.objects.lock().unwrap();
+        let kind = Self::kind_of(&collection.resource);
+        let items = objects.iter().filter(|object| object.kind().kind == kind).cloned().collect();
+        let list = List { revision: 1, items, ..List::default() };
+        async move { Ok(Answer::List(list)) }.boxed()
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.watchers.lock().unwrap().push((watch.collection.resource, sender));
+        let events = futures::stream::unfold(receiver, |mut receiver| async move {
+            Some((Ok(receiver.recv().await?), receiver))
+        });
+        async move { Ok(events.boxed()) }.boxed()
+    }
+}
+
+fn slice(revision: &str, endpoints: &[IpAddr]) -> Value {
+    let endpoints =
+        endpoints.iter().map(|address| json!({"addresses": [(address.to_string())], "nodeName": "n"}));
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "web-1", "namespace": "shop", "uid": "s", "resourceVersion": revision,
+            "labels": {"kubernetes.io/service-name": "web"}
+        },
+        "endpoints": (Value::Array(endpoints.collect())), "ports": [{"name": "", "port": 8080}]
+    })
+}
+
+fn service(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace, "uid": name, "resourceVersion": "1"},
+        "spec": spec
+    })
+}
+
+/// Whether the cluster's name server says that `web.shop.svc.cluster.local` is 10.96.0.9.
+fn is_named(space: &Space) -> bool {
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["web", "shop", "svc", "cluster", "local"] {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    space.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send_to(&question, (Ipv4Addr::new(10, 96, 0, 10), 53)).expect("sent");
+        let mut answer = [0; 512];
+        let count = socket.recv(&mut answer).unwrap_or_default();
+        answer[..count].ends_with(&[10, 96, 0, 9])
+    })
+}
+
+#[test]
+fn a_services_connections_move_when_its_endpoints_do() {
+    let (host, blue, green, client) = (Space::new(), Space::new(), Space::new(), Space::new());
+    blue.serve("blue");
+    green.serve("green");
+    host.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(scenario(&blue, &green, &client));
+    });
+}
+
+async fn scenario(blue: &Space, green: &Space, client: &Space) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let instance = Instance::new(&format!("ondt-{}", std::process::id())).expect("a name");
+    let settings = Settings {
+        instance: instance.clone(),
+        pod_ranges: vec!["10.244.7.0/24".parse().expect("a range")],
+        service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
+        mtu: 1500,
+        record: folder.path().join("settings.json"),
+    };
+    let network = BridgeNetwork::open(&settings).expect("root");
+    let gateway = network.gateways()[0];
+    let mut addresses = Vec::new();
+    for (uid, space) in [("blue", blue), ("green", green), ("client", client)] {
+        addresses.push(network.attach(uid, space.0.as_fd()).await.expect("attached")[0]);
+    }
+    assert_eq!(client.ask(SocketAddr::new(addresses[1], 8080)).as_deref(), Ok("green"));
+
+    let cluster = Arc::new(Cluster::default());
+    let dns = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]});
+    cluster.put(&service("kube-system", "kube-dns", dns));
+    let ports = json!([{"port": 80, "nodePort": 30080}]);
+    let spec = json!({"clusterIP": "10.96.0.9", "type": "NodePort", "ports": ports});
+    cluster.put(&service("shop", "web", spec));
+    let mut world = World::new();
+    services::watch(&mut world);
+    let world = Arc::new(world);
+    let (tasks, stopper, clock) = (Tasks::new(), Stopper::new(), Clock::system());
+    let stop = stopper.signal();
+    let server = SocketAddr::new(gateway, 53);
+    let frame = Frame {
+        pods: settings.pod_ranges.clone(),
+        service_ranges: settings.service_ranges.clone(),
+        node_addresses: vec![gateway],
+        ..Frame::default()
+    };
+    let (recorder, _writer) = Recorder::new("test", "n");
+    let wanted = services::Settings {
+        facts: Facts { node: "n".into(), dns: Some(server) },
+        frame,
+        domain: "cluster.local".into(),
+        dns: Some(net::dns::Config { addresses: vec![server], upstreams: Vec::new() }),
+    };
+    let hands = Hands {
+        world: world.clone(),
+        rules: Rules::open(&instance).expect("root"),
+        recorder,
+        clock: clock.clone(),
+        random: Random::system(),
+        tasks: tasks.clone(),
+    };
+    let services = Services::new(wanted, hands);
+    let api: Arc<dyn Api> = cluster.clone();
+    world.start(&api, &clock, &tasks, &stop);
+    tasks.spawn("services", services.run(stop));
+
+    let address: SocketAddr = "10.96.0.9:80".parse().expect("an address");
+    let until = async |words: &[Result<&str, std::io::ErrorKind>], within: Duration| {
+        let asked = async {
+            loop {
+                let asking = client.clone();
+                let answer = tokio::task::spawn_blocking(move || asking.ask(address)).await.expect("asked");
+                if words.contains(&answer.as_deref().map_err(|kind| *kind)) {
+                    return;
+                }
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert!(clock.timeout(within, asked).await.is_some(), "no answer of {words:?} within {within:?}");
+    };
+    until(&[Err(std::io::ErrorKind::ConnectionRefused)], PATIENCE).await;
+    cluster.put(&slice("2", &addresses[..1]));
+    until(&[Ok("blue")], MOVED_WITHIN).await;
+    cluster.put(&slice("3", &addresses[1..2]));
+    until(&[Ok("green")], MOVED_WITHIN).await;
+    let asking = client.clone();
+    let named = tokio::task::spawn_blocking(move || is_named(&asking)).await.expect("asked");
+    assert!(named, "the name of the Service is answered through the address of kube-dns");
+    let mut node_port =
+        tokio::net::TcpStream::connect("127.0.0.1:30080").await.expect("the loopback answers");
+    let mut word = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut node_port, &mut word).await.expect("read");
+    assert_eq!(word, "green");
+    drop(node_port);
+
+    stopper.stop();
+    assert!(tasks.join(PATIENCE).await);
+    network.release("green");
+    drop(network);
+    node::network::wipe(&instance, &settings.record).expect("wiped");
+    assert!(!settings.record.exists());
+    let links = std::fs::read_to_string("/proc/thread-self/net/dev").expect("links");
+    assert!(!links.contains("ondbr-"), "{links}");
+}
