@@ -259,7 +259,7 @@ impl Status {
             value.set(&["details"], details.to_value());
         }
         // Upstream leaves the code out of successful deletions.
-        if !self.is_success() {
+        if self.code != 200 {
             value.set(&["code"], i64::from(self.code));
         }
         value

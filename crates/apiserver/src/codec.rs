@@ -92,12 +92,20 @@ fn check_envelope(kind: &GroupVersionKind, said: &TypeMeta) -> Result<(), Status
         return Err(Status::bad_request(format!(
             "{} in version \"{version}\" cannot be handled as a {}: converting ({version}.{}) to ({}.{}): unknown \
              conversion",
-            said.kind, kind.kind, said.kind, kind.version, kind.kind
+            said.kind,
+            kind.kind,
+            said.kind,
+            // Upstream's package of the kinds that it works with inside.
+            kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core"),
+            kind.kind
         )));
     }
     if !said.api_version.is_empty() && said.api_version != expected {
         return Err(Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({expected})",
+            "{0} in version \"{1}\" cannot be handled as a {0}: no kind \"{0}\" is registered for version \"{2}\" in \
+             scheme \"pkg/runtime/scheme.go:111\"",
+            kind.kind,
+            api::names::split_api_version(&said.api_version).1,
             said.api_version
         )));
     }

@@ -57,6 +57,14 @@ fn rename(tree: &mut Value, to_stored: bool) {
             map.insert(*to, value);
         }
     }
+    // Core always writes these two, the other group only where they say something.
+    if !to_stored {
+        for member in ["reportingController", "reportingInstance"] {
+            if map.get(member).and_then(Value::as_str) == Some("") {
+                map.remove(member);
+            }
+        }
+    }
 }
 
 /// Where version 1 of an autoscaler keeps what it has no fields for: member of version 2, annotation.

@@ -167,7 +167,6 @@ fn discovered_group(group: &Group) -> Value {
     if !group.name.is_empty() {
         metadata.insert("name", group.name);
     }
-    metadata.insert("creationTimestamp", Value::Null);
     json!({"metadata": metadata, "versions": versions})
 }
 
@@ -176,7 +175,8 @@ fn discovered_resource(facts: &KindFacts) -> Value {
     entry.insert("resource", facts.resource);
     entry.insert(
         "responseKind",
-        json!({"group": (facts.group), "version": (facts.version), "kind": (facts.kind)}),
+        // Upstream leaves out what the document says above.
+        json!({"group": "", "version": "", "kind": (facts.kind)}),
     );
     entry.insert("scope", if facts.namespaced { "Namespaced" } else { "Cluster" });
     entry.insert("singularResource", facts.singular);
@@ -191,7 +191,9 @@ fn discovered_resource(facts: &KindFacts) -> Value {
         .subresources
         .iter()
         .map(|sub| {
-            let kind = json!({"group": (sub.group), "version": (sub.version), "kind": (sub.kind)});
+            let own = (sub.group, sub.version) == (facts.group, facts.version);
+            let (group, version) = if own { ("", "") } else { (sub.group, sub.version) };
+            let kind = json!({"group": group, "version": version, "kind": (sub.kind)});
             json!({"subresource": (sub.name), "responseKind": kind, "verbs": (sub.verbs.clone())})
         })
         .collect();

@@ -48,9 +48,7 @@ impl<'a> Query<'a> {
     pub fn number(self, key: &str) -> Result<Option<i64>, Status> {
         let Some(value) = self.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
         value.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!(
-                "unable to decode query parameter {key}: strconv.ParseInt: parsing \"{value}\": invalid syntax"
-            ))
+            Status::bad_request(format!("strconv.ParseInt: parsing \"{value}\": invalid syntax"))
         })
     }
 }
@@ -135,7 +133,7 @@ pub fn check_write_options(options: &WriteOptions, kind: &str) -> Result<(), Sta
         causes.push(Cause {
             reason: "FieldValueNotSupported".into(),
             message: format!(
-                "Unsupported value: \"{}\": supported values: \"Ignore\", \"Warn\", \"Strict\"",
+                "Unsupported value: \"{}\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
                 options.field_validation
             ),
             field: "fieldValidation".into(),
@@ -145,24 +143,21 @@ pub fn check_write_options(options: &WriteOptions, kind: &str) -> Result<(), Sta
 }
 
 fn dry_run(values: impl Iterator<Item = Str>, kind: &str) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        if value == "All" {
-            dry = true;
-        } else {
-            return Err(Status::invalid(
-                "meta.k8s.io",
-                kind,
-                "",
-                vec![Cause {
-                    reason: "FieldValueNotSupported".into(),
-                    message: format!("Unsupported value: \"{value}\": supported values: \"All\""),
-                    field: "dryRun".into(),
-                }],
-            ));
-        }
+    let values: Vec<Str> = values.collect();
+    if !values.iter().all(|value| value == "All") {
+        let all: Vec<String> = values.iter().map(|value| format!("\"{value}\"")).collect();
+        return Err(Status::invalid(
+            "meta.k8s.io",
+            kind,
+            "",
+            vec![Cause {
+                reason: "FieldValueNotSupported".into(),
+                message: format!("Unsupported value: [{}]: supported values: \"All\"", all.join(",")),
+                field: "dryRun".into(),
+            }],
+        ));
     }
-    Ok(dry)
+    Ok(!values.is_empty())
 }
 
 /// Options of a deletion: from the body if there is one, else from the query.
@@ -249,7 +244,7 @@ mod tests {
     #[test]
     fn wrong_options_are_named() {
         let status = write_options(Query::new("fieldValidation=Loud"), "CreateOptions").unwrap_err();
-        assert!(status.message.contains("supported values: \"Ignore\", \"Warn\", \"Strict\""), "{status}");
+        assert!(status.message.contains("supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""), "{status}");
         assert!(write_options(Query::new("dryRun=Some"), "CreateOptions").is_err());
         assert!(write_options(Query::new("dryRun=All"), "CreateOptions").unwrap().dry_run);
     }

@@ -190,7 +190,12 @@ impl Exchange<'_> {
             return Err(verbs::method_not_allowed());
         }
         self.authorize(info)?;
-        let kind = kinds::require(&info.resource)?;
+        let Some(kind) = kinds::find(&info.resource) else {
+            let group = &info.resource.group;
+            let known = api::table::kinds().groups().iter().any(|known| known.name == group.as_str());
+            return if known { Err(kinds::not_found()) } else { Ok(render::text(404, "404 page not found\n")) };
+        };
+        require_path(request.method(), info, kind)?;
         if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
             let slot = slot(&self.gate.watching)?;
             return connect::connect(self.gate, info, request, raw_query, slot).await;
@@ -233,6 +238,9 @@ impl Exchange<'_> {
         let body = read_body(body).await?;
         let call = self.to_call(&parts.method, info, kind, body)?;
         let caller = Caller::new(self.identity, header(self.headers, USER_AGENT));
+        if let Some(warning) = deprecation(kind) {
+            caller.warn(warning);
+        }
         let outcome = verbs::call(self.gate, &caller, &call).await;
         let warnings = caller.take_warnings();
         let mut response = match outcome {
@@ -259,7 +267,8 @@ impl Exchange<'_> {
             let word = self.query.text("includeObject");
             IncludeObject::parse(&word).ok_or_else(|| {
                 Status::bad_request(format!(
-                    "unrecognized includeObject value: \"{word}\"; use None, Metadata or Object"
+                    "Unable to convert to Table as requested: includeObject: Invalid value: \"{word}\": must be \
+                     'Metadata', 'Object', 'None', or empty"
                 ))
             })?
         } else {
@@ -310,6 +319,23 @@ impl Exchange<'_> {
     }
 }
 
+/// What a path lacks or has too much of is found before the body is read.
+fn require_path(method: &Method, info: &Info, kind: &Kind) -> Result<(), Status> {
+    let is_namespace = kind.facts.group.is_empty() && kind.facts.resource == "namespaces";
+    let in_namespace = !info.namespace.is_empty() && !is_namespace;
+    if in_namespace && !kind.namespaced || info.name_in_path && kind.namespaced && !in_namespace {
+        return Err(kinds::not_found());
+    }
+    let fits = match info.verb {
+        "create" => (!info.name_in_path || !info.subresource.is_empty()) && (in_namespace || !kind.namespaced),
+        "update" | "patch" => info.name_in_path,
+        "deletecollection" => in_namespace || !kind.namespaced,
+        _ => true,
+    };
+    let can = !info.subresource.is_empty() || kind.facts.can(info.verb);
+    if fits && can && *method != Method::HEAD { Ok(()) } else { Err(verbs::method_not_allowed()) }
+}
+
 /// A place among the requests that are worked on, or 429.
 fn slot(places: &Arc<tokio::sync::Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
     Arc::clone(places).try_acquire_owned().map_err(|_| {
@@ -325,6 +351,15 @@ async fn read_body(body: Body) -> Result<Bytes, Status> {
         ),
         wire::body::ReadError::Broken(_) => Status::bad_request(error.to_string()),
     })
+}
+
+/// What upstream warns of whoever uses a resource that has a successor.
+fn deprecation(kind: &Kind) -> Option<&'static str> {
+    match (kind.facts.group, kind.facts.resource) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
 }
 
 /// The body as JSON.
@@ -371,9 +406,7 @@ fn patch_of(content_type: &str, body: Bytes) -> Result<(PatchKind, Bytes), Statu
             return Ok((how, body));
         }
     }
-    Err(Status::new(
-        Reason::UnsupportedMediaType,
-        "the body of the request was in an unknown format - accepted media types include: \
-         application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-    ))
+    let mut status = Status::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+    status.details = Some(Box::default());
+    Err(status)
 }

@@ -80,7 +80,7 @@ fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<
             out.push(b',');
         }
         if shape == Shape::Metadata {
-            metadata(item, false, &mut out);
+            metadata(item, true, &mut out);
         } else {
             item.write_json(false, &mut out);
         }

@@ -129,6 +129,12 @@ pub async fn connect(
     if info.subresource == "proxy" && info.rest.is_empty() {
         return Ok(redirect(request.uri()));
     }
+    if info.subresource == "log" && is_unplaced(gate, info)? {
+        // Upstream has nothing to say of a pod that nobody runs yet.
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
     let way = match (info.resource.resource.as_str(), info.subresource.as_str()) {
         ("pods", "proxy") => to_pod(gate, info, query).await?,
         ("services", "proxy") => to_service(gate, info, query).await?,
@@ -185,6 +191,12 @@ fn renamed(query: &str, names: &[(&str, &str)]) -> String {
         })
         .collect();
     if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) }
+}
+
+fn is_unplaced(gate: &Gate, info: &Info) -> Result<bool, Status> {
+    let kind = kinds::require(&names::PODS)?;
+    let pod = gate.storage().require(kind, &info.namespace, &info.name)?.to_tree();
+    Ok(pod.str_at(&["spec", "nodeName"]).unwrap_or_default().is_empty())
 }
 
 fn node_of(pod: &Value, name: &str) -> Result<String, Status> {

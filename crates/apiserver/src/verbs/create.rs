@@ -60,7 +60,8 @@ pub async fn create_tree(
     }
     let generates =
         name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
-    managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.now());
+    unset(&mut object);
+    managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.now())?;
     for attempt in 1.. {
         let last = !generates || attempt >= limits::NAME_ATTEMPTS;
         let tree = if last { std::mem::take(&mut object) } else { object.clone() };
@@ -84,7 +85,7 @@ async fn attempt_once(
     let strategy = kind.strategy;
     let context = Context { identity: caller.identity, lookups: storage, subresource: "" };
     admit(caller, kind, target, &mut tree, options, storage)?;
-    stamp(gate, kind, &mut tree);
+    stamp(gate, &mut tree);
     if kind.has_status && !strategy.keeps_status() {
         tree.remove(&["status"]);
     }
@@ -211,11 +212,9 @@ fn attributes<'a>(
 }
 
 /// What the server alone sets: name, uid, creation time.
-fn stamp(gate: &Gate, kind: &Kind, tree: &mut Value) {
+fn stamp(gate: &Gate, tree: &mut Value) {
     let random = gate.random();
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
-        tree.remove(&["metadata", key]);
-    }
+    unset(tree);
     tree.set(&["metadata", "uid"], random.uuid());
     tree.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
     if tree.str_at(&["metadata", "name"]).unwrap_or_default().is_empty()
@@ -228,15 +227,20 @@ fn stamp(gate: &Gate, kind: &Kind, tree: &mut Value) {
         let name = format!("{}{}", &base[..end], random.suffix(limits::NAME_SUFFIX_LETTERS));
         tree.set(&["metadata", "name"], name);
     }
-    // A kind outside of namespaces has none, whatever the client wrote.
-    if !kind.namespaced && tree.str_at(&["metadata", "namespace"]) == Some("") {
-        tree.remove(&["metadata", "namespace"]);
+}
+
+/// What no creation may bring along.
+fn unset(tree: &mut Value) {
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        tree.remove(&["metadata", key]);
     }
 }
 
 /// The object gets the namespace of the request, or must have it already.
 pub fn match_namespace(kind: &Kind, object: &mut Value, namespace: &str) -> Result<(), Status> {
     if !kind.namespaced {
+        // Upstream drops what a client wrote there.
+        object.remove(&["metadata", "namespace"]);
         return Ok(());
     }
     match object.str_at(&["metadata", "namespace"]).unwrap_or_default() {
@@ -253,7 +257,7 @@ pub fn match_namespace(kind: &Kind, object: &mut Value, namespace: &str) -> Resu
 
 /// The record of a companion, with what the server sets.
 pub fn companion_record(gate: &Gate, kind: &'static Kind, mut object: Value) -> Result<Arc<Record>, Status> {
-    stamp(gate, kind, &mut object);
+    stamp(gate, &mut object);
     codec::complete(kind, &mut object);
     codec::record(kind, &object)
 }

@@ -118,14 +118,6 @@ fn next(kind: &Kind, tree: &Value, options: &DeleteOptions, now: jiff::Timestamp
         changed = true;
     }
     if !changed {
-        if kind.strategy.is_held(tree) && deleting {
-            return Err(Status::conflict(
-                &kind.group_resource,
-                tree.str_at(&["metadata", "name"]).unwrap_or_default(),
-                "The system is ensuring all content is removed from this namespace.  Upon completion, this \
-                 namespace will automatically be purged by the system.",
-            ));
-        }
         return Ok(Step::Pending);
     }
     Ok(Step::Mark(Box::new(marked)))
@@ -133,7 +125,10 @@ fn next(kind: &Kind, tree: &Value, options: &DeleteOptions, now: jiff::Timestamp
 
 fn mark(kind: &Kind, tree: &mut Value, seconds: i64, now: jiff::Timestamp) {
     tree.set(&["metadata", "deletionTimestamp"], timestamp(now + jiff::SignedDuration::from_secs(seconds)));
-    tree.set(&["metadata", "deletionGracePeriodSeconds"], seconds);
+    // A namespace has no period, it is held by what is in it.
+    if !kind.strategy.is_held(tree) {
+        tree.set(&["metadata", "deletionGracePeriodSeconds"], seconds);
+    }
     if let Some(generation) = tree.int_at(&["metadata", "generation"]).filter(|generation| *generation > 0) {
         tree.set(&["metadata", "generation"], generation + 1);
     }

@@ -220,7 +220,8 @@ pub fn parse_revision(text: &str) -> Result<u64, Status> {
     }
     text.parse().map_err(|_| {
         Status::bad_request(format!(
-            "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \
+             \"{text}\": invalid syntax"
         ))
     })
 }
@@ -249,7 +250,7 @@ fn check_options(options: &ListOptions) -> Result<(), Status> {
             return forbidden("resourceVersionMatch is forbidden when continue is provided");
         }
         "Exact" if version == "0" => {
-            return forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+            return forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
         }
         "Exact" | "NotOlderThan" => {}
         other => {
@@ -300,7 +301,7 @@ impl Token {
                 name: parts.next()?.into(),
             })
         };
-        read().ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
+        read().ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid: it was not made by this server"))
     }
 }
 

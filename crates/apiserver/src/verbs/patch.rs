@@ -27,7 +27,11 @@ pub async fn patch(
         .run(gate, &mut |old| {
             let current = codec::to_request_version(kind, old)?;
             let patched = codec::patched(kind, patch_kind, current, &patch)?;
-            codec::decode(kind, &patched.to_bytes(), options, caller)
+            let bytes = patched.to_bytes();
+            let new = codec::decode(kind, &bytes, options, caller)
+                .map_err(|status| unreadable(patch_kind, &bytes, &patch, status))?;
+            keep_uid(kind, &new, old)?;
+            Ok(new)
         })
         .await
 }
@@ -41,5 +45,50 @@ pub fn parse(patch_kind: PatchKind, body: &[u8]) -> Result<Value, Status> {
              without --server-side), or a merge, strategic merge or JSON patch",
         ));
     }
-    api::value::parse(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+    api::value::parse(body).map_err(|error| match patch_kind {
+        PatchKind::Json => Status::bad_request(format!("error decoding patch: {error}")),
+        _ => Status::bad_request("invalid JSON patch"),
+    })
+}
+
+/// What a patch makes of an object must be an object of its kind. Upstream shows the outcome of a merge, and of a
+/// strategic merge the patch.
+fn unreadable(patch_kind: PatchKind, patched: &[u8], patch: &Value, status: Status) -> Status {
+    if status.reason != Reason::BadRequest {
+        return status;
+    }
+    let shown = match patch_kind {
+        PatchKind::StrategicMerge => go_words(patch),
+        _ => String::from_utf8_lossy(patched).into_owned(),
+    };
+    let why = status.message.split_once(": ").map_or(status.message.as_str(), |(_, why)| why);
+    Status::invalid("", "", "", vec![api::validation::cause::invalid("patch", shown.as_str(), why)])
+}
+
+/// A value as Go prints it: `map[a:1 b:[x]]`.
+fn go_words(value: &Value) -> String {
+    let all = |words: Vec<String>| words.join(" ");
+    if let Some(map) = value.as_object() {
+        let mut words: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go_words(value))).collect();
+        words.sort();
+        return format!("map[{}]", all(words));
+    }
+    match value {
+        Value::Array(items) => format!("[{}]", all(items.iter().map(go_words).collect())),
+        Value::String(text) => text.to_string(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A patch changes no uid, and needs no other object's.
+fn keep_uid(kind: &Kind, new: &Value, old: &Value) -> Result<(), Status> {
+    let uid = |tree: &Value| tree.str_at(&["metadata", "uid"]).unwrap_or_default().to_owned();
+    let (wanted, there) = (uid(new), uid(old));
+    if wanted.is_empty() || wanted == there {
+        return Ok(());
+    }
+    let cause = api::validation::cause::invalid("metadata.uid", wanted.as_str(), "field is immutable");
+    let name = old.str_at(&["metadata", "name"]).unwrap_or_default();
+    Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, vec![cause]))
 }

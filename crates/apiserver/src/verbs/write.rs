@@ -98,6 +98,11 @@ impl Change<'_> {
         let (kind, name) = (self.kind, &self.target.name);
         super::create::match_namespace(kind, new, &self.target.namespace)?;
         let new_name = new.str_at(&["metadata", "name"]).unwrap_or_default();
+        if new_name.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            )));
+        }
         if new_name != name.as_str() {
             return Err(Status::bad_request(format!(
                 "the name of the object ({new_name}) does not match the name on the URL ({name})"
@@ -118,7 +123,8 @@ impl Change<'_> {
             if !kind.strategy.allows_unconditional_update() {
                 return Err(Status::invalid(
                     &kind.kind.group,
-                    &kind.kind.kind,
+                    // Upstream writes the resource where the kind belongs.
+                    &kind.group_resource.resource,
                     name,
                     vec![api::validation::cause::invalid(
                         "metadata.resourceVersion",
@@ -130,9 +136,9 @@ impl Change<'_> {
             return Ok(false);
         }
         let asked: u64 = version.parse().map_err(|_| {
-            Status::bad_request(format!(
-                "metadata.resourceVersion \"{version}\" is not a revision of this server"
-            ))
+            // A number is expected from the beginning, so upstream takes the failure for one of its own.
+            let words = format!("strconv.ParseUint: parsing \"{version}\": invalid syntax");
+            Status { code: 500, ..Status::new(api::status::Reason::Unknown, words) }
         })?;
         if asked != stored.revision() {
             return Err(Status::conflict(&kind.group_resource, name, OBJECT_MODIFIED));
@@ -156,7 +162,7 @@ impl Change<'_> {
         }
         self.split(new, old);
         let manager = self.caller.manager(&self.options.field_manager);
-        managed::on_update(kind, new, old, manager, subresource, gate.now());
+        managed::on_update(kind, new, old, manager, subresource, gate.now())?;
         self.admit(new, old, stored, storage)?;
         keep_metadata(new, old);
         if subresource == "status" {

@@ -124,7 +124,8 @@ async fn a_typo_is_named_or_warned_of() {
     let other = r#"{"apiVersion":"v2","kind":"ConfigMap","metadata":{"name":"x"}}"#;
     assert_eq!(
         admin.post(MAPS, other).await.message(400),
-        "the API version in the data (v2) does not match the expected API version (v1)"
+        "ConfigMap in version \"v2\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \
+         \"v2\" in scheme \"pkg/runtime/scheme.go:111\""
     );
     let unnamed = admin.post(MAPS, r#"{"metadata":{"name":"A_B"}}"#).await.expect(422);
     assert_eq!(unnamed.array_at(&["details", "causes"])[0].str_at(&["field"]), Some("metadata.name"));
