@@ -153,6 +153,11 @@ fn docker(data: &Map, key: &str, causes: &mut Vec<Cause>) {
         Err(_) if bytes.is_empty() => {
             causes.push(cause::invalid(path, REDACTED, "unexpected end of JSON input"));
         }
+        Err(_) if !b"{[\"-0123456789tfn".contains(&bytes.trim_ascii_start().first().copied().unwrap_or_default()) => {
+            let first = char::from(bytes.trim_ascii_start().first().copied().unwrap_or_default());
+            let why = format!("invalid character '{first}' looking for beginning of value");
+            causes.push(cause::invalid(path, REDACTED, &why));
+        }
         Err(error) => causes.push(cause::invalid(path, REDACTED, &error.to_string())),
     }
 }

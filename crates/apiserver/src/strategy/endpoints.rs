@@ -171,9 +171,6 @@ fn hinted(hints: &[Value], is_wrong: fn(&str) -> Vec<String>, path: &Path, cause
     }
     for (index, hint) in hints.iter().enumerate() {
         let (name, path) = (text(hint, "name"), path.index(index).child("name"));
-        if hints[..index].iter().any(|other| text(other, "name") == name) {
-            causes.push(cause::duplicate(&path, name));
-        }
         causes.extend(is_wrong(name).iter().map(|why| cause::invalid(&path, name, why)));
     }
 }

@@ -71,9 +71,16 @@ fn taints(node: &Value, causes: &mut Vec<Cause>) {
         let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         words::one_of(text("effect"), &known, &path.child("effect"), causes);
         if !seen.insert((text("effect"), key)) {
-            let mut cause = cause::duplicate(path, taint.clone());
-            cause.message.push_str(": taints must be unique by key and effect pair");
-            causes.push(cause);
+            let empty = Value::from("");
+            let value = taint.get("value").unwrap_or(&empty);
+            let members = [
+                ("Key", taint.get("key")),
+                ("Value", Some(value)),
+                ("Effect", taint.get("effect")),
+                ("TimeAdded", taint.get("timeAdded")),
+            ];
+            let why = "taints must be unique by key and effect pair";
+            causes.push(words::shown("FieldValueDuplicate", &path, "Duplicate value", &members, why));
         }
     }
 }
@@ -132,8 +139,8 @@ mod tests {
         taints(&node, &mut causes);
         assert_eq!(
             causes[0].to_string(),
-            "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by \
-             key and effect pair"
+            "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}: \
+             taints must be unique by key and effect pair"
         );
     }
 }

@@ -33,7 +33,14 @@ impl Strategy for DisruptionBudgets {
         let present = |key: &str| spec.get(key).filter(|value| !value.is_null());
         let mut causes = Vec::new();
         if present("minAvailable").is_some() && present("maxUnavailable").is_some() {
-            causes.push(cause::invalid(&path, shown(spec), "minAvailable and maxUnavailable cannot be both set"));
+            let members = [
+                ("MinAvailable", present("minAvailable")),
+                ("Selector", present("selector")),
+                ("MaxUnavailable", present("maxUnavailable")),
+                ("UnhealthyPodEvictionPolicy", present("unhealthyPodEvictionPolicy")),
+            ];
+            let why = "minAvailable and maxUnavailable cannot be both set";
+            causes.push(words::shown("FieldValueInvalid", &path, "Invalid value", &members, why));
         }
         for key in ["minAvailable", "maxUnavailable"] {
             if let Some(value) = present(key) {
@@ -46,11 +53,6 @@ impl Strategy for DisruptionBudgets {
         }
         causes
     }
-}
-
-/// The spec as upstream shows it.
-fn shown(spec: &Value) -> Value {
-    spec.clone()
 }
 
 impl Strategy for PriorityClasses {

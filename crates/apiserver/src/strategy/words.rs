@@ -108,3 +108,21 @@ pub(super) fn table_knows(group: &str, version: &str, kind: &str, field: &str) -
         .and_then(|field| field.bounds.as_ref())
         .is_some_and(|bounds| bounds.one_of.is_some())
 }
+
+/// A cause that shows a struct as upstream does: by the names that its members have inside the server, in order.
+pub(super) fn shown(
+    reason: &'static str,
+    path: &Path,
+    word: &str,
+    members: &[(&str, Option<&Value>)],
+    why: &str,
+) -> Cause {
+    let null = Value::Null;
+    let members: Vec<String> =
+        members.iter().map(|(name, value)| format!("\"{name}\":{}", value.unwrap_or(&null))).collect();
+    Cause {
+        reason: reason.into(),
+        message: format!("{word}: {{{}}}: {why}", members.join(",")),
+        field: path.to_string(),
+    }
+}

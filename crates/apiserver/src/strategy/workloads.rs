@@ -130,17 +130,11 @@ impl Strategy for ReplicationControllers {
     fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let (spec, path) = (part(object, "spec"), Path::root("spec"));
         let mut causes = Vec::new();
-        non_negative_unless_bounded(spec, &path, &mut causes);
-        let selector = spec.get("selector").and_then(Value::as_object);
-        if selector.is_none_or(api::value::Map::is_empty) {
-            causes.push(cause::required(path.child("selector"), ""));
-        }
-        match spec.get("template").filter(|template| !template.is_null()) {
-            None => causes.push(cause::required(path.child("template"), "")),
-            Some(template) => {
-                let selector = selector.map(Selector::from_map).unwrap_or_else(Selector::everything);
-                judge_template(template, &selector, "ReplicationController", &path.child("template"), &mut causes);
-            }
+        // The table says that selector and template are needed, and that counts are not negative.
+        if let Some(template) = spec.get("template").filter(|template| !template.is_null()) {
+            let selector = spec.get("selector").and_then(Value::as_object).map(Selector::from_map);
+            let selector = selector.unwrap_or_else(Selector::everything);
+            judge_template(template, &selector, "ReplicationController", &path.child("template"), &mut causes);
         }
         causes
     }
@@ -171,26 +165,14 @@ fn non_negative(object: &Value, fields: &[&str], path: &Path, causes: &mut Vec<C
     }
 }
 
-/// The table has bounds for these fields of a ReplicationController, so that nothing is said twice.
-fn non_negative_unless_bounded(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
-    let types = api::table::types();
-    let bounded = |field: &str| {
-        let ty = types.of_kind("", "v1", "ReplicationController").map(|ty| types.get(ty));
-        let spec = ty.and_then(|ty| ty.field("spec")).and_then(|spec| types.struct_of(spec.shape));
-        let field = spec.and_then(|spec| spec.field(field));
-        field.is_some_and(|field| field.bounds.as_ref().is_some_and(|bounds| bounds.min.is_some()))
-    };
-    for field in ["minReadySeconds", "replicas"] {
-        if !bounded(field) {
-            non_negative(spec, &[field], path, causes);
-        }
-    }
-}
-
 /// A selector, and the template whose pods it must select.
 fn selected(spec: &Value, owner: &str, path: &Path, causes: &mut Vec<Cause>) {
     let place = path.child("selector");
-    let Some(selector) = spec.get("selector").filter(|selector| !selector.is_null()) else { return };
+    let Some(selector) = spec.get("selector").filter(|selector| !selector.is_null()) else {
+        // The table says that it is needed. A selector that is not there selects nothing.
+        judge_template(part(spec, "template"), &Selector::nothing(), owner, &path.child("template"), causes);
+        return;
+    };
     causes.extend(selectors::label_selector(selector, &place));
     if ["matchLabels", "matchExpressions"].iter().all(|key| selector.get(key).is_none_or(Value::is_empty)) {
         causes.push(cause::invalid(&place, selector.clone(), "empty selector is invalid for deployment"));
@@ -247,7 +229,11 @@ fn strategy(strategy: &Value, path: &Path, causes: &mut Vec<Cause>) {
             }
             words::at_most_all(unavailable, &place, causes);
         }
-        _ => causes.push(cause::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
+        _ => {
+            let members = [("Type", strategy.get("type")), ("RollingUpdate", rolling)];
+            let why = "supported values: \"Recreate\", \"RollingUpdate\"";
+            causes.push(words::shown("FieldValueNotSupported", path, "Unsupported value", &members, why));
+        }
     }
 }
 

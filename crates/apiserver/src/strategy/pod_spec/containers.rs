@@ -42,7 +42,7 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
         }
     }
     if scope.is_pod && !spec.array_at(&["ephemeralContainers"]).is_empty() {
-        let why = "cannot be set on create; this version of Ondol does not start ephemeral containers yet";
+        let why = "cannot be set on create";
         causes.push(cause::forbidden(path.child("ephemeralContainers"), why));
     }
 }

@@ -79,9 +79,8 @@ fn value_from(from: &Value, has_value: bool, path: &Path, causes: &mut Vec<Cause
 }
 
 fn key_reference(reference: &Value, path: &Path, causes: &mut Vec<Cause>) {
-    if text(reference, "name").is_empty() {
-        causes.push(cause::required(path.child("name"), ""));
-    }
+    let name = text(reference, "name");
+    causes.extend(names::is_subdomain(name).iter().map(|why| cause::invalid(path.child("name"), name, why)));
     let key = text(reference, "key");
     if !key.is_empty() {
         let wrong = names::is_config_map_key(key);
@@ -103,20 +102,20 @@ pub(super) fn field_reference(reference: &Value, known: &[&str], path: &Path, ca
                 let key = if map == "metadata.annotations" { lower.as_str() } else { key };
                 causes.extend(names::is_label_key(key).iter().map(|why| cause::invalid(path, key, why)));
             }
-            _ => causes.push(unknown(field, path)),
+            _ => causes.push(unknown(field, "does not support subscript", path)),
         }
         return;
     }
     let has_name = ENV_FIELDS.contains(&field) || FILE_FIELDS.contains(&field) || OTHER_FIELDS.contains(&field);
     if !has_name {
-        causes.push(unknown(field, path));
+        causes.push(unknown(field, "not supported", path));
     } else if !known.contains(&field) {
         causes.push(cause::not_supported(path.child("fieldPath"), field, known));
     }
 }
 
-fn unknown(field: &str, path: &Path) -> Cause {
-    let why = format!("error converting fieldPath: field label not supported: {field}");
+fn unknown(field: &str, what: &str, path: &Path) -> Cause {
+    let why = format!("error converting fieldPath: field label {what}: {field}");
     cause::invalid(path.child("fieldPath"), field, &why)
 }
 

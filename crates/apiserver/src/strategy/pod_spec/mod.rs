@@ -108,11 +108,6 @@ fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
         causes.push(cause::invalid(path.child("shareProcessNamespace"), true, why));
     }
-    for (index, secret) in spec.array_at(&["imagePullSecrets"]).iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            causes.push(cause::required(path.child("imagePullSecrets").index(index).child("name"), ""));
-        }
-    }
     scheduling::affinity(spec, &path.child("affinity"), causes);
     dns(spec, &path.child("dnsConfig"), causes);
     gates(spec, path, causes);
@@ -127,7 +122,7 @@ fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
         causes.extend(names::is_subdomain(class).iter().map(|why| cause::invalid(&path, class, why)));
     }
     if let Some(system) = spec.get("os").filter(|system| !system.is_null()) {
-        words::one_of(text(system, "name"), &["linux", "windows"], &path.child("os").child("name"), causes);
+        words::one_of(text(system, "name"), &["linux", "windows"], &path.child("os"), causes);
     }
 }
 

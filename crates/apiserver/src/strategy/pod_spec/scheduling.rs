@@ -15,6 +15,10 @@ pub(crate) fn tolerations(tolerations: &[Value], path: &Path, causes: &mut Vec<C
             let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             causes.push(cause::invalid(path.child("operator"), operator, why));
         }
+        if !member("key").is_empty() {
+            let wrong = names::is_label_key(member("key"));
+            causes.extend(wrong.iter().map(|why| cause::invalid(path.child("key"), member("key"), why)));
+        }
         let seconds = toleration.get("tolerationSeconds").is_some_and(|seconds| !seconds.is_null());
         if seconds && member("effect") != "NoExecute" {
             let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
@@ -69,6 +73,10 @@ fn weight(weighted: &Value, path: &Path, causes: &mut Vec<Cause>) {
 
 fn node_affinity(affinity: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let required = path.child(REQUIRED).child("nodeSelectorTerms");
+    let selector = affinity.get(REQUIRED).filter(|selector| !selector.is_null());
+    if selector.is_some_and(|selector| selector.array_at(&["nodeSelectorTerms"]).is_empty()) {
+        causes.push(cause::required(&required, "must have at least one node selector term"));
+    }
     for (index, term) in affinity.array_at(&[REQUIRED, "nodeSelectorTerms"]).iter().enumerate() {
         node_term(term, &required.index(index), causes);
     }
@@ -179,6 +187,6 @@ pub(super) fn spread(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
 
 fn positive(number: i64, path: &Path, causes: &mut Vec<Cause>) {
     if number <= 0 {
-        causes.push(cause::invalid(path, number, "must be greater than 0"));
+        causes.push(cause::invalid(path, number, "must be greater than zero"));
     }
 }

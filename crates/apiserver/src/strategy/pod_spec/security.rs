@@ -5,6 +5,7 @@ use api::validation::{Path, cause, names};
 use api::value::Value;
 
 use super::{text, volumes};
+use crate::strategy::words;
 
 fn ids(context: &Value, fields: &[&str], path: &Path, causes: &mut Vec<Cause>) {
     for field in fields {
@@ -56,8 +57,9 @@ fn seccomp(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
         }
         ("Localhost", Some(local)) => volumes::descending(local, &path, causes),
         (_, Some(_)) => {
+            let members = [("Type", profile.get("type")), ("LocalhostProfile", profile.get("localhostProfile"))];
             let why = "can only be set when seccomp type is Localhost";
-            causes.push(cause::invalid(path, profile.clone(), why));
+            causes.push(words::shown("FieldValueInvalid", &path, "Invalid value", &members, why));
         }
         (_, None) => {}
     }

@@ -247,8 +247,7 @@ fn read_only(mount: &Value, path: &Path, causes: &mut Vec<Cause>) {
         "Disabled" => {}
         "Enabled" | "IfPossible" => {
             if mount.bool_at(&["readOnly"]) != Some(true) {
-                let why = format!("may only be specified when readOnly is true, got recursiveReadOnly={mode}");
-                causes.push(cause::forbidden(path, why.as_str()));
+                causes.push(cause::forbidden(path, "may only be specified when readOnly is true"));
             }
         }
         other => causes.push(cause::not_supported(path, other, &["Disabled", "Enabled", "IfPossible"])),

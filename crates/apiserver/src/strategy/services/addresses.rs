@@ -151,17 +151,17 @@ fn next_free(ranges: &Ranges, family: &str, lookups: &dyn Lookups) -> Option<IpA
 
 fn claim(ranges: &Ranges, asked: &str, lookups: &dyn Lookups) -> Result<IpAddr, String> {
     let address: IpAddr = asked.parse().map_err(|_| format!("failed to parse service IP \"{asked}\""))?;
-    let cidr = ranges
-        .of(family(address))
+    let own = || ranges.of(family(address));
+    let cidr = own()
         .find(|cidr| cidr.contains(address))
+        .or_else(|| own().next())
         .ok_or("the provided network does not match the current range")?;
     let in_range = bits(address).checked_sub(bits(nth(cidr, 0))).is_some_and(|index| index < size(cidr));
     if !in_range {
-        let last = size(cidr).saturating_sub(1);
         return Err(format!(
             "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}/{}",
             cidr.network(),
-            if last == 0 { 32 } else { cidr.prefix }
+            cidr.prefix
         ));
     }
     if is_free(address, lookups) { Ok(address) } else { Err("provided IP is already allocated".to_owned()) }

@@ -55,7 +55,7 @@ pub(super) fn families(service: &Value, ranges: &Ranges) -> Vec<Cause> {
         causes.push(cause::invalid(spec.child("ipFamilyPolicy"), policy, why));
     }
     for (index, family) in texts(service, "ipFamilies").into_iter().enumerate() {
-        if !ranges.has(family) {
+        if matches!(family, "IPv4" | "IPv6") && !ranges.has(family) {
             let path = spec.child("ipFamilies").index(index);
             causes.push(cause::invalid(path, family, "not configured on this cluster"));
         }
@@ -306,12 +306,12 @@ fn traffic(service: &Value, spec: &Path, causes: &mut Vec<Cause>) {
     }
     let path = spec.child("internalTrafficPolicy");
     match service.str_at(&["spec", "internalTrafficPolicy"]) {
-        None if !is_external_name(service) => causes.push(cause::required(path, "")),
+        None if matches!(text(service, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") => causes.push(cause::required(path, "")),
         Some(policy) => words::one_of(policy, &["Cluster", "Local"], &path, causes),
         None => {}
     }
     if let Some(spread) = service.str_at(&["spec", "trafficDistribution"]) {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         words::one_of(spread, &known, &spec.child("trafficDistribution"), causes);
     }
 }
