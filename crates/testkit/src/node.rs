@@ -118,7 +118,7 @@ impl Node {
             };
             let gone = self.api.call(Call::Delete(self.target(pod), options)).await;
             return match gone {
-                Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
+                Err(status) if status.reason != Reason::NotFound => Err(status),
                 _ => {
                     self.addresses().remove(pod.uid());
                     Ok(())
@@ -234,18 +234,22 @@ impl Node {
             other => return other.map(drop),
         }
         let capacity = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
+        let status = json!({
+            "capacity": (capacity.clone()), "allocatable": capacity,
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
+        });
         let node = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": (self.name.clone()), "labels": {"kubernetes.io/hostname": (self.name.clone())}},
-            "status": {
-                "capacity": (capacity.clone()), "allocatable": capacity,
-                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
-            }
+            "status": (status.clone())
         });
         match self.api.create(&NODES, "", &node).await {
             Err(status) if status.reason != Reason::AlreadyExists => return Err(status),
             _ => {}
         }
+        // As a kubelet does, whatever the creation has kept.
+        let target = Target::new(&NODES, "", &self.name).subresource("status");
+        self.api.patch(target, PatchKind::StrategicMerge, &json!({"status": status})).await?;
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": (self.name.clone()), "namespace": "kube-node-lease"}, "spec": spec

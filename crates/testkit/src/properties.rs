@@ -25,6 +25,9 @@ pub struct Witness {
     /// Everything of the kinds that matter, as trees, by kind, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     bounds: BTreeMap<String, Bounds>,
+    /// By set: the most pods that it has wanted since it last had as many as it wanted. Making a pod takes time, in
+    /// which the set may have shrunk; but no pod is ever made twice.
+    most: BTreeMap<String, i64>,
     /// What was broken, with the revision.
     pub broken: Vec<String>,
 }
@@ -40,7 +43,14 @@ struct Bounds {
 impl Witness {
     /// A witness of a new world.
     pub fn new(calm: bool) -> Self {
-        Self { calm, watch: None, objects: BTreeMap::new(), bounds: BTreeMap::new(), broken: Vec::new() }
+        Self {
+            calm,
+            watch: None,
+            objects: BTreeMap::new(),
+            bounds: BTreeMap::new(),
+            most: BTreeMap::new(),
+            broken: Vec::new(),
+        }
     }
 
     /// Looks at a store that was opened after a crash. What was acknowledged must be there: the state that is found
@@ -124,6 +134,7 @@ impl Witness {
         let mut broken = Vec::new();
         match key.resource.as_str() {
             PODS | SETS | DEPLOYMENTS => {
+                self.check_sets(&mut broken);
                 for (name, bounds) in &self.bounds {
                     self.check_deployment(name, *bounds, &mut broken);
                 }
@@ -153,6 +164,26 @@ impl Witness {
         self.broken.extend(broken.into_iter().map(|what| format!("at revision {}: {what}", revision.0)));
     }
 
+    fn check_sets(&mut self, broken: &mut Vec<String>) {
+        let mut most = BTreeMap::new();
+        for set in self.of(SETS) {
+            let Some(uid) = set.str_at(&["metadata", "uid"]) else { continue };
+            let wanted = set.int_at(&["spec", "replicas"]).unwrap_or_default();
+            let pods = self.of(PODS).filter(|pod| owner_uid(pod) == Some(uid) && is_active(pod));
+            let present = pods.count() as i64;
+            let allowed = self.most.get(uid).copied().unwrap_or_default().max(wanted);
+            if present > allowed {
+                broken.push(format!("a set that never wanted more than {allowed} pods has {present}"));
+            }
+            let number = |path: &[&str]| set.int_at(path).unwrap_or_default();
+            let settled = present == wanted
+                && number(&["status", "replicas"]) == wanted
+                && number(&["status", "observedGeneration"]) == number(&["metadata", "generation"]);
+            most.insert(uid.to_owned(), if settled { wanted } else { allowed });
+        }
+        self.most = most;
+    }
+
     fn check_deployment(&self, name: &str, bounds: Bounds, broken: &mut Vec<String>) {
         let uids: BTreeSet<&str> = self
             .of(SETS)
@@ -168,18 +199,10 @@ impl Witness {
         if wanted > bounds.ceiling {
             broken.push(format!("{name}: its sets want {wanted} pods, and {} are allowed", bounds.ceiling));
         }
-        let pods = || {
-            self.of(PODS).filter(|pod| {
-                owner_uid(pod).is_some_and(|uid| uids.contains(uid))
-                    && !is_over(pod)
-                    && pod.at(&["metadata", "deletionTimestamp"]).is_none()
-            })
-        };
-        let present = pods().count() as i64;
-        if present > bounds.ceiling {
-            broken.push(format!("{name}: it has {present} pods, and {} are allowed", bounds.ceiling));
-        }
-        let available = pods().filter(|pod| is_ready(pod)).count() as i64;
+        let pods = self
+            .of(PODS)
+            .filter(|pod| is_active(pod) && owner_uid(pod).is_some_and(|uid| uids.contains(uid)));
+        let available = pods.filter(|pod| is_ready(pod)).count() as i64;
         if self.calm && available < bounds.floor {
             broken.push(format!("{name}: {available} pods are available, and {} must be", bounds.floor));
         }
@@ -217,6 +240,16 @@ impl Witness {
         for pod in self.of(PODS) {
             if !owner_uid(pod).is_some_and(|uid| sets.contains(uid)) {
                 missing.push(format!("pod {} is an orphan", name(pod)));
+            }
+            if !is_ready(pod) {
+                let at = |path: &[&str]| pod.str_at(path).unwrap_or("nothing").to_owned();
+                let conditions = pod.array_at(&["status", "conditions"]).iter();
+                let said = conditions
+                    .filter_map(|condition| condition.str_at(&["message"]))
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                let (node, phase) = (at(&["spec", "nodeName"]), at(&["status", "phase"]));
+                missing.push(format!("pod {} on {node} is {phase} and not ready: {said}", name(pod)));
             }
             if pod.at(&["metadata", "deletionTimestamp"]).is_some() {
                 missing.push(format!("pod {} is still going", name(pod)));
@@ -267,6 +300,11 @@ fn owner<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
 
 fn owner_uid(object: &Value) -> Option<&str> {
     object.array_at(&["metadata", "ownerReferences"]).first()?.str_at(&["uid"])
+}
+
+/// Neither over nor on its way out.
+fn is_active(pod: &Value) -> bool {
+    !is_over(pod) && pod.at(&["metadata", "deletionTimestamp"]).is_none()
 }
 
 fn is_over(pod: &Value) -> bool {

@@ -55,30 +55,32 @@ struct Simulation {
     /// Pods fail, nodes are lost, users delete pods.
     harsh: bool,
     story: Vec<String>,
+    /// Chooses what happens.
+    random: Random,
 }
 
 impl Simulation {
     async fn start(seed: u64) -> Self {
-        let random = Random::seeded(seed);
+        // Everybody has numbers of their own, so that what one does changes nothing for the others' choices.
+        let numbers = |whose: u64| Random::seeded(seed.wrapping_mul(1_000_003).wrapping_add(whose));
+        let random = numbers(0);
         let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a date that is written well");
-        let around = Surroundings {
-            clock: Clock::simulated(epoch),
-            random: random.clone(),
-            faults: Faults::default(),
-        };
+        let around =
+            Surroundings { clock: Clock::simulated(epoch), random: numbers(1), faults: Faults::default() };
         let (line, tasks, stopper) = (Line::default(), Tasks::new(), Stopper::new());
         let harsh = random.chance(1, 2);
         let mut witness = Witness::new(!harsh);
-        let server = Server::start(SimulatedDisk::new(random.clone()), &around, &line).await;
+        let server = Server::start(SimulatedDisk::new(numbers(2)), &around, &line).await;
         witness.follow(&server.store);
-        let link = || Link::new(&line, &around.clock, &random, &around.faults);
+        let link = |random: &Random| Link::new(&line, &around.clock, random, &around.faults);
         let nodes = (0..NODES).map(|number| {
-            let failing = harsh && random.chance(1, 3);
+            let own = numbers(10 + number as u64);
+            let failing = harsh && own.chance(1, 3);
             let name = format!("node-{number}");
-            Node::start(&name, failing, link(), (&around.clock, &random), &tasks, &stopper.signal())
+            Node::start(&name, failing, link(&own), (&around.clock, &own), &tasks, &stopper.signal())
         });
         let nodes = nodes.collect();
-        let user = User::new(link(), &random, harsh);
+        let user = User::new(link(&numbers(3)), &numbers(4), harsh);
         Self {
             server: Some(server),
             around,
@@ -90,16 +92,17 @@ impl Simulation {
             stopper,
             harsh,
             story: Vec::new(),
+            random,
         }
     }
 
     async fn live(mut self) -> Outcome {
         self.pass(Duration::from_secs(2)).await;
         self.around.faults.set(true);
-        for _ in 0..HAPPENINGS / 2 + self.around.random.below(HAPPENINGS / 2 + 1) {
+        for _ in 0..HAPPENINGS / 2 + self.random.below(HAPPENINGS / 2 + 1) {
             let what = self.happen().await;
             self.story.push(format!("{:?} {what}", self.around.clock.monotonic()));
-            let pause = Duration::from_millis([10, 300, 4000][self.around.random.below(3) as usize]);
+            let pause = Duration::from_millis([10, 300, 4000][self.random.below(3) as usize]);
             self.pass(pause).await;
         }
         self.around.faults.set(false);
@@ -115,7 +118,7 @@ impl Simulation {
 
     /// One thing happens.
     async fn happen(&mut self) -> String {
-        let random = self.around.random.clone();
+        let random = self.random.clone();
         match random.below(10) {
             0 => {
                 self.crash(Duration::from_millis(random.below(3000))).await;
