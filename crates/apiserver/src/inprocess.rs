@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use crate::authz::{self, Attributes};
 use crate::caller::Caller;
 use crate::gate::Gate;
-use crate::identity::Identity;
+use crate::identity::{Identity, MASTERS};
 use crate::verbs::list::Choice;
 use crate::watch::{Start, Watcher};
 use crate::{kinds, limits, verbs};
@@ -26,8 +26,13 @@ impl InProcess {
     }
 
     fn caller(&self) -> Caller<'_> {
-        // What a controller writes is recorded under its name, as upstream's user agents have it.
-        let program = self.identity.name.rsplit(':').next().unwrap_or(&self.identity.name);
+        // What a controller writes is recorded under its name, as upstream's user agents have it; what the server
+        // itself writes under upstream's name of the server.
+        let program = if self.identity.is_in(MASTERS) {
+            "kube-apiserver"
+        } else {
+            self.identity.name.rsplit(':').next().unwrap_or(&self.identity.name)
+        };
         Caller::new(&self.identity, program)
     }
 }

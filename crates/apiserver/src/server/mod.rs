@@ -3,6 +3,7 @@
 pub mod health;
 pub mod render;
 mod watching;
+mod yaml;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -173,7 +173,7 @@ fn indented(json: &[u8]) -> Vec<u8> {
 
 fn yaml(json: &[u8]) -> Vec<u8> {
     let Ok(tree) = api::value::parse(json) else { return json.to_vec() };
-    serde_norway::to_string(&tree).map_or_else(|_| json.to_vec(), String::into_bytes)
+    super::yaml::write(&tree).into_bytes()
 }
 
 #[cfg(test)]
