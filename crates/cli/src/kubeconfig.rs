@@ -61,19 +61,39 @@ pub fn add(path: &Path, entry: &Entry) -> Result<(), Error> {
     change(path, |text| with_entry(text, entry))
 }
 
-/// Takes the entries named `name` away. Says whether there were any; a file that is empty then is removed if it was
-/// ours alone.
+/// Takes the entries named `name` away. Says whether there were any. A file in which nothing is left says nothing that
+/// kubectl does not know without it, so it goes too, and its folder if that is empty then.
 pub fn remove(path: &Path, name: &str) -> Result<bool, Error> {
     if !path.exists() {
         return Ok(false);
     }
-    let mut found = false;
+    let (mut found, mut empty) = (false, false);
     change(path, |text| {
         let (document, changed) = without_entry(text, name)?;
         found = changed;
+        empty = changed && is_empty(&document)?;
         Ok(document)
     })?;
+    if empty {
+        std::fs::remove_file(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        if let Some(folder) = path.parent().filter(|folder| folder.ends_with(".kube")) {
+            // Only if nothing else is in it.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
     Ok(found)
+}
+
+/// Whether a kubeconfig holds nothing but its skeleton.
+fn is_empty(text: &str) -> Result<bool, String> {
+    let skeleton = |(key, value): (&Value, &Value)| match key.as_str() {
+        Some("apiVersion" | "kind") => true,
+        Some("clusters" | "contexts" | "users") => value.as_sequence().is_none_or(Vec::is_empty),
+        Some("preferences") => value.as_mapping().is_none_or(Mapping::is_empty),
+        Some("current-context") => value.as_str().is_none_or(str::is_empty),
+        _ => false,
+    };
+    Ok(parse(text)?.iter().all(skeleton))
 }
 
 /// `text` with `entry` in it.
@@ -257,5 +277,9 @@ mod tests {
         add(&path, &entry()).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(remove(&path, "ondol").unwrap());
+        assert!(!path.exists(), "nothing was left in it");
+        std::fs::write(&path, OTHERS).unwrap();
+        add(&path, &entry()).unwrap();
+        assert!(remove(&path, "ondol").unwrap() && path.exists());
     }
 }

@@ -1,32 +1,81 @@
 //! Why something is stuck: objects and events in, sentences out. Pure.
+//!
+//! An explanation begins with a headline; below it each finding says what is wrong and since when, and an arrow what
+//! to do. A pod is explained by [`pod`], and what owns or selects pods explains itself by theirs.
 
+mod node;
+mod pod;
+mod service;
 mod subject;
+mod workload;
+mod world;
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
 
-use api::value::Value;
 use jiff::Timestamp;
 
 pub use subject::Subject;
+pub use world::World;
 
-/// What is known: objects by kind.
-#[derive(Default)]
-pub struct World(BTreeMap<&'static str, Vec<Value>>);
+/// Findings of one explanation at most; pods of one workload mostly have the same trouble.
+const FINDINGS_MAX: usize = 12;
 
-impl World {
-    /// Adds objects of a kind.
-    pub fn add(&mut self, kind: &'static str, items: Vec<Value>) {
-        self.0.insert(kind, items);
-    }
+/// What is wrong, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A sentence.
+    pub what: String,
+    /// What to do; may be empty.
+    pub advice: String,
+}
 
-    /// All of a kind.
-    pub fn all(&self, kind: &str) -> &[Value] {
-        self.0.get(kind).map(Vec::as_slice).unwrap_or_default()
+impl Finding {
+    fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what: what.into(), advice: advice.into() }
     }
 }
 
 /// What is stuck, since when, and what to do.
-pub fn explain(subject: &Subject, world: &World, _now: Timestamp) -> Vec<String> {
-    let _ = world.all("Pod");
-    vec![format!("{} {}", subject.kind, subject.name)]
+pub fn explain(subject: &Subject, world: &World, now: Timestamp) -> Vec<String> {
+    let Some(object) = world.find(subject.kind, &subject.namespace, &subject.name) else {
+        return vec![not_there(subject, world)];
+    };
+    let (headline, findings) = match subject.kind {
+        "Deployment" => workload::deployment(object, world, now),
+        "ReplicaSet" => workload::replica_set(object, world, now),
+        "Service" => service::service(object, world, now),
+        "Node" => node::node(object, world, now),
+        _ => pod::pod(object, world, now),
+    };
+    let mut lines = vec![headline];
+    for finding in findings.iter().take(FINDINGS_MAX) {
+        lines.push(format!("  {}", finding.what));
+        if !finding.advice.is_empty() {
+            lines.push(format!("    → {}", finding.advice));
+        }
+    }
+    if findings.len() > FINDINGS_MAX {
+        lines.push(format!("  and {} more of this sort", findings.len() - FINDINGS_MAX));
+    }
+    lines
+}
+
+fn not_there(subject: &Subject, world: &World) -> String {
+    let lower = subject.kind.to_lowercase();
+    let elsewhere = world.all(subject.kind).iter().filter_map(|object| object.str_at(&["metadata", "name"]));
+    let near: Vec<&str> = elsewhere
+        .filter(|name| name.contains(&subject.name) || subject.name.contains(name))
+        .take(3)
+        .collect();
+    let place = if subject.namespace.is_empty() {
+        String::new()
+    } else {
+        format!(" in namespace {}", subject.namespace)
+    };
+    if near.is_empty() {
+        format!("there is no {lower}/{}{place}; \"kubectl get {lower}s -A\" shows all", subject.name)
+    } else {
+        format!("there is no {lower}/{}{place}; did you mean {}?", subject.name, near.join(", "))
+    }
 }

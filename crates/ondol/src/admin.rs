@@ -238,7 +238,7 @@ impl Admin {
     async fn down(&self, asked: &Value) -> anyhow::Result<Response> {
         let timeout = Duration::from_secs(asked.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(30));
         if let Some(node) = self.parts.get().and_then(|parts| parts.node.clone()) {
-            node.agent.end_all(timeout).await;
+            node.end_pods(timeout).await;
         }
         (self.end)();
         Ok(document(&json!({"ending": true})))

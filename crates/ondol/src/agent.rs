@@ -1,6 +1,7 @@
 //! The node's half: images, sandboxes, bridge, Services, the agent.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use api::interface::Api;
 use api::json;
 use api::names::NODES;
 use api::status::Reason;
-use base::Tasks;
+use base::{Clock, Stopper, Tasks};
 use control::recorder::Recorder;
 use control::world::World;
 use image::pull::Puller;
@@ -19,15 +20,18 @@ use node::agent::Agent;
 use node::context::{Context, Settings};
 use node::machine::Machine;
 use node::network::BridgeNetwork;
+use node::pod::worker::Worker;
 use node::references::References;
 use node::register::{self, Registration};
+use node::server::{self, Kubelet, PodHandle, Pods};
 use node::services::{self, Services};
 use sandbox::Sandboxes;
-use wire::tls::{Authority, KeyPair};
+use wire::serve::ServerTls;
+use wire::tls::{Authority, KeyPair, Presented, Roots};
 
 use crate::facts;
 use crate::layout::Layout;
-use crate::server::{Ground, blocking};
+use crate::server::{Ground, blocking, kubelet_leaf, rotating};
 
 /// Where agents serve HTTPS, as upstream's do.
 pub const KUBELET_PORT: u16 = 10250;
@@ -39,6 +43,9 @@ const MTU_BYTES: u32 = 1500;
 const RANGE_LOOK: Duration = Duration::from_millis(20);
 /// How long the controllers may take to give a range.
 const RANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the agent's tasks may take to end.
+const AGENT_END: Duration = Duration::from_secs(3);
 
 /// What a node is told.
 #[derive(Clone)]
@@ -80,6 +87,9 @@ pub struct Node {
     pub bridge: IpAddr,
     /// Where the node is reached.
     pub address: IpAddr,
+    stopper: Stopper,
+    tasks: Tasks,
+    clock: Clock,
 }
 
 impl Node {
@@ -92,18 +102,20 @@ impl Node {
         ground: &Ground,
         packets: &tokio::runtime::Handle,
     ) -> anyhow::Result<Self> {
-        let Ground { clock, random, tasks, stop } = ground.clone();
+        let Ground { clock, random, .. } = ground.clone();
+        let stopper = Stopper::child(&ground.stop);
+        let (tasks, stop) = (Tasks::new(), stopper.signal());
         for folder in [layout.pods(), layout.logs()] {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let images = open_images(layout, ground).await?;
-        let puller = Puller::new(images.clone(), image::pull::Options::default(), tasks.clone())?;
+        let puller = Puller::new(images.clone(), image::pull::Options::default(), lasting())?;
         let range = own_range(&*api, &wishes.name, ground).await?;
         let network = open_network(layout, wishes, range).await?;
         let bridge = *network.gateways().first().context("the bridge has no address")?;
         let address = wishes.address.unwrap_or(bridge);
         let config = sandbox::Config { run_dir: layout.sandboxes(), cgroup_root: layout.cgroup_root() };
-        let sandboxes = Sandboxes::open(config, clock.clone(), tasks.clone()).await?;
+        let sandboxes = Sandboxes::open(config, clock.clone(), lasting()).await?;
         let machine = Machine::read(&layout.data).context("the machine cannot be examined")?;
 
         let mut world = World::new();
@@ -142,9 +154,91 @@ impl Node {
         // Set once, here.
         let _ = agent_cell.set(Arc::downgrade(&agent));
         agent.start().await?;
-        register(layout, wishes, address, machine, api, &images, ground);
-        Ok(Self { agent, images, puller, bridge, address })
+        let own = Ground { tasks: tasks.clone(), stop, ..ground.clone() };
+        serve(layout, wishes, &agent, serving, &[address, bridge], &machine, api.clone(), &own)?;
+        register(layout, wishes, address, machine, api, &images, &own);
+        Ok(Self { agent, images, puller, bridge, address, stopper, tasks, clock })
     }
+
+    /// Ends all pods, and keeps their objects. The agent ends first, for it would start again what ends.
+    pub async fn end_pods(&self, timeout: Duration) {
+        self.stop().await;
+        self.agent.end_all(timeout).await;
+        tracing::info!(pods = self.agent.workers().len(), "pods have ended");
+    }
+
+    /// Ends the agent; pods live on.
+    pub async fn stop(&self) {
+        self.stopper.stop();
+        let before = self.clock.monotonic();
+        if !self.tasks.join(AGENT_END).await {
+            tracing::warn!(tasks = self.tasks.running(), "parts of the agent did not end in time");
+        }
+        tracing::debug!(took = ?self.clock.monotonic().saturating_sub(before), "the agent has ended");
+    }
+}
+
+/// Tasks that nobody joins: talks with pod processes last as long as the pods, connections as long as their pool.
+fn lasting() -> Tasks {
+    Tasks::new()
+}
+
+/// What the kubelet's port knows of pods.
+struct Known {
+    agent: Arc<Agent>,
+    logs: PathBuf,
+}
+
+impl Known {
+    fn handle(&self, worker: &Worker) -> PodHandle {
+        let object = worker.desired().object;
+        let folder = format!("{}_{}_{}", object.namespace(), object.name(), object.uid());
+        PodHandle { sandbox: worker.sandbox(), logs: self.logs.join(folder), object }
+    }
+}
+
+impl Pods for Known {
+    fn find(&self, namespace: &str, name: &str) -> Option<PodHandle> {
+        self.agent.find(namespace, name).map(|worker| self.handle(&worker))
+    }
+
+    fn list(&self) -> Vec<PodHandle> {
+        self.agent.workers().iter().map(|worker| self.handle(worker)).collect()
+    }
+}
+
+/// Opens the kubelet's port.
+#[expect(clippy::too_many_arguments, reason = "this is wiring: each is a part that was just made")]
+fn serve(
+    layout: &Layout,
+    wishes: &Wishes,
+    agent: &Arc<Agent>,
+    serving: Serving,
+    addresses: &[IpAddr],
+    machine: &Machine,
+    api: Arc<dyn Api>,
+    ground: &Ground,
+) -> anyhow::Result<()> {
+    let (presented, authority_pem) = match serving {
+        Serving::Issued(authority) => {
+            let leaf = kubelet_leaf(&wishes.name, addresses);
+            (rotating(&authority, leaf, ground)?, authority.certificate_pem().to_owned())
+        }
+        Serving::Given { pair, authority_pem } => (Presented::new(&pair)?, authority_pem),
+    };
+    let tls = ServerTls::new(presented, Roots::new(&authority_pem)?)?;
+    let port = SocketAddr::new(addresses[0], KUBELET_PORT);
+    let server = wire::serve::Server::bind(&[port], ground.clock.clone())?.with_tls(tls);
+    let settings = server::Settings {
+        node: wishes.name.clone(),
+        machine: machine.clone(),
+        data_dir: layout.data.clone(),
+    };
+    let pods = Arc::new(Known { agent: agent.clone(), logs: layout.logs() });
+    let Ground { clock, tasks, stop, .. } = ground.clone();
+    let kubelet = Kubelet::new(settings, pods, api, clock, tasks, stop);
+    ground.tasks.spawn("kubelet's port", kubelet.run(server));
+    Ok(())
 }
 
 async fn open_images(layout: &Layout, ground: &Ground) -> anyhow::Result<image::Store> {

@@ -129,36 +129,45 @@ async fn live(
         stop: stopper.signal(),
     };
     let (teller, progress) = watch::channel(Progress::default());
-    let ending = stopper.clone();
+    let asked = Stopper::new();
+    let (ending, ended) = (asked.clone(), asked.signal());
     let admin = Admin::start(layout, role.name(), &ground, progress, Arc::new(move || ending.stop()))?;
     let mut told = Told { teller, clock: clock.clone(), last: clock.monotonic() };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let started = tokio::select! {
         parts = start(layout, facts, role, &ground, packets, &mut told) => Some(parts),
+        () = ended.stopped() => None,
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
-    let (server, result) = match started {
+    let (parts, result) = match started {
         Some(Ok(parts)) => {
-            let server = parts.server.clone();
-            admin.complete(parts);
+            admin.complete(parts.clone());
             told.ready();
             tokio::select! {
-                () = ground.stop.stopped() => {}
+                () = ended.stopped() => tracing::info!("pods have ended, now the rest"),
                 _ = terminate.recv() => tracing::info!("told to end; pods live on"),
                 _ = interrupt.recv() => tracing::info!("told to end; pods live on"),
             }
-            (server, Ok(()))
+            (Some(parts), Ok(()))
         }
         Some(Err(error)) => (None, Err(error)),
         None => (None, Ok(())),
     };
+    if let Some(parts) = &parts {
+        if let Some(node) = &parts.node {
+            node.stop().await;
+        }
+        if let Some(server) = &parts.server {
+            server.end_loops().await;
+        }
+    }
     stopper.stop();
     if !ground.tasks.join(JOIN).await {
         tracing::warn!(tasks = ground.tasks.running(), "not everything ended in time");
     }
-    if let Some(server) = server {
+    if let Some(server) = parts.and_then(|parts| parts.server) {
         server.close().await;
     }
     result
@@ -236,7 +245,7 @@ async fn start(
             Ok(Parts { server: Some(server), node: None, node_name: String::new() })
         }
         Role::Agent { invitation, kubeconfig, address } => {
-            let client = Client::new(&kubeconfig, &ground.clock, &ground.tasks)?;
+            let client = Client::new(&kubeconfig, &ground.clock, &Tasks::new())?;
             let range = |text: &str| {
                 text.parse::<Cidr>().context("the invitation is damaged; let the server write it anew")
             };

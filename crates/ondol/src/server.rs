@@ -11,7 +11,7 @@ use api::names::{NODES, PODS};
 use api::status::Status;
 use apiserver::authn::{Keys, SigningKeys};
 use apiserver::{Gate, Identity, NetworkDialer, Record, bootstrap};
-use base::{Clock, Random, Stop, Tasks};
+use base::{Clock, Random, Stop, Stopper, Tasks};
 use client::Client;
 use control::recorder::Recorder;
 use control::runner::Runner;
@@ -30,6 +30,8 @@ use crate::node_api::NodeApi;
 const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long requests may take to end when the server stops.
 pub const DRAIN: Duration = Duration::from_secs(5);
+/// How long controllers may take to end.
+const LOOPS_END: Duration = Duration::from_secs(3);
 /// The issuer and audience of ServiceAccounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How values are encoded in the store.
@@ -76,6 +78,13 @@ pub struct Server {
     pub dns_service: IpAddr,
     tls: ServerTls,
     ground: Ground,
+    loops: Loops,
+}
+
+/// Controllers and scheduler. They end before the mirrors that show them their own writes.
+struct Loops {
+    stopper: Stopper,
+    tasks: Tasks,
 }
 
 /// The first address of the first node's range: that node's bridge.
@@ -127,10 +136,11 @@ impl Server {
         bootstrap::run(&gate, &bootstrap).await?;
         let leaf = serving_leaf(&bootstrap, addresses);
         let tls = ServerTls::new(rotating(&authority, leaf, ground)?, roots)?;
-        let world = start_loops(&gate, &authority, keys, facts, service_range, ground)?;
+        let loops = Loops { stopper: Stopper::child(&ground.stop), tasks: Tasks::new() };
+        let world = start_loops(&gate, &authority, keys, facts, service_range, ground, &loops)?;
         let dns_service = bootstrap.dns_service();
         let port = facts.api_port;
-        let server = Self { gate, authority, world, port, dns_service, tls, ground: ground.clone() };
+        let server = Self { gate, authority, world, port, dns_service, tls, ground: ground.clone(), loops };
         server.listen(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
         Ok(server)
     }
@@ -161,8 +171,8 @@ impl Server {
         let leaf = client_leaf(&format!("system:node:{name}"), &["system:nodes"]);
         let presented = rotating(&self.authority, leaf, &self.ground)?;
         let roots = Roots::new(self.authority.certificate_pem())?;
-        let Ground { clock, tasks, .. } = &self.ground;
-        let far = Client::with_certificates(&self.url(), roots, presented, clock, tasks)?;
+        let clock = &self.ground.clock;
+        let far = Client::with_certificates(&self.url(), roots, presented, clock, &Tasks::new())?;
         let near = self.gate.as_user(Identity::node(name));
         Ok(Arc::new(NodeApi { near, far: Arc::new(far) }))
     }
@@ -170,6 +180,14 @@ impl Server {
     /// What clients are told: `https://127.0.0.1:6443`.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends controllers and scheduler; what they have begun to write is written.
+    pub async fn end_loops(&self) {
+        self.loops.stopper.stop();
+        if !self.loops.tasks.join(LOOPS_END).await {
+            tracing::warn!(tasks = self.loops.tasks.running(), "controllers did not end in time");
+        }
     }
 
     /// Waits until all is written and closed.
@@ -243,7 +261,9 @@ fn start_loops(
     facts: &Facts,
     service_range: api::validation::address::Cidr,
     ground: &Ground,
+    loops: &Loops,
 ) -> anyhow::Result<Arc<World>> {
+    let stop = loops.stopper.signal();
     let settings = Settings {
         ca_pem: authority.certificate_pem().to_owned(),
         sign_token: token_signer(keys),
@@ -265,12 +285,10 @@ fn start_loops(
     let (recorder, writer) = Recorder::new("controllers", "");
     control::recorder::start(writer, api.clone(), ground.clock.clone(), &ground.tasks, ground.stop.clone());
     for controller in controllers {
-        Runner::new(controller, &world, api.clone(), &ground.clock, &recorder)
-            .start(&ground.tasks, &ground.stop);
+        Runner::new(controller, &world, api.clone(), &ground.clock, &recorder).start(&loops.tasks, &stop);
     }
     let scheduling = gate.as_user(Identity::new(SCHEDULER, &[]));
-    Scheduler::new(&world, scheduling, &ground.clock, &ground.random, &recorder)
-        .start(&ground.tasks, &ground.stop);
+    Scheduler::new(&world, scheduling, &ground.clock, &ground.random, &recorder).start(&loops.tasks, &stop);
     world.start(&api, &ground.clock, &ground.tasks, &ground.stop);
     Ok(world)
 }

@@ -1,0 +1,115 @@
+//! Why a Service does not answer.
+
+use api::value::Value;
+use jiff::Timestamp;
+
+use super::Finding;
+use super::pod;
+use super::world::{World, deletion, has_labels, holds, lasting, message, name_of};
+
+/// The label by which a slice names its Service.
+const SLICE_OF: &str = "kubernetes.io/service-name";
+
+/// Headline and findings of a Service.
+pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<Finding>) {
+    let name = name_of(service);
+    let mut found: Vec<Finding> = deletion(service, now).into_iter().collect();
+    let kind = service.str_at(&["spec", "type"]).unwrap_or("ClusterIP");
+    if kind == "ExternalName" {
+        let target = service.str_at(&["spec", "externalName"]).unwrap_or_default();
+        return (format!("service/{name} is another name of {target}"), found);
+    }
+    if kind == "LoadBalancer" && service.array_at(&["status", "loadBalancer", "ingress"]).is_empty() {
+        let since = lasting(service, &["metadata", "creationTimestamp"], now);
+        let words = world.warnings(service).first().map(|event| message(event).to_owned());
+        found.push(Finding::new(
+            format!(
+                "its load balancer has been pending{since}: {}",
+                words.unwrap_or_else(|| "no reason was told".to_owned())
+            ),
+            "give the Service another port, or free the one it asks for (kubectl get services -A)",
+        ));
+    }
+    let (ready, all) = endpoints(service, world);
+    if ready == 0 {
+        found.extend(no_endpoints(service, world, now));
+    }
+    found.extend(ports(service, world));
+    let headline = match (ready, found.is_empty()) {
+        (0, _) => format!("service/{name} has no endpoint that is ready: nothing answers"),
+        (_, true) => format!("service/{name} is as it should be: {ready} endpoints answer"),
+        _ => format!("service/{name} has {ready} of {all} endpoints ready"),
+    };
+    (headline, found)
+}
+
+fn endpoints(service: &Value, world: &World) -> (usize, usize) {
+    let namespace = service.str_at(&["metadata", "namespace"]);
+    let slices = world.all("EndpointSlice").iter().filter(|slice| {
+        slice.str_at(&["metadata", "namespace"]) == namespace
+            && slice.str_at(&["metadata", "labels", SLICE_OF]) == Some(name_of(service))
+    });
+    let all: Vec<&Value> = slices.flat_map(|slice| slice.array_at(&["endpoints"])).collect();
+    let ready =
+        all.iter().filter(|endpoint| endpoint.bool_at(&["conditions", "ready"]) != Some(false)).count();
+    (ready, all.len())
+}
+
+fn selected<'a>(service: &Value, world: &'a World) -> Vec<&'a Value> {
+    let Some(selector) = service.at(&["spec", "selector"]) else { return Vec::new() };
+    let namespace = service.str_at(&["metadata", "namespace"]);
+    let pods = world.all("Pod").iter().filter(|pod| pod.str_at(&["metadata", "namespace"]) == namespace);
+    pods.filter(|pod| has_labels(pod, selector)).collect()
+}
+
+fn no_endpoints(service: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
+    let Some(selector) = service.at(&["spec", "selector"]).filter(|selector| !selector.is_empty()) else {
+        return vec![Finding::new(
+            "it has no selector, so its endpoints are for you to make",
+            "make an EndpointSlice with the label kubernetes.io/service-name, or set spec.selector",
+        )];
+    };
+    let pods = selected(service, world);
+    if pods.is_empty() {
+        let pairs = selector.as_object().into_iter().flat_map(|map| map.iter());
+        let words: Vec<String> =
+            pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+        return vec![Finding::new(
+            format!("no pod has the labels that it selects: {}", words.join(",")),
+            "compare with \"kubectl get pods --show-labels\"",
+        )];
+    }
+    let mut found = Vec::new();
+    for one in pods.iter().filter(|one| !holds(one, "Ready")) {
+        for finding in pod::findings(one, world, now) {
+            found.push(Finding { what: format!("pod {}: {}", name_of(one), finding.what), ..finding });
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::new(format!("it selects {} pods, and none is ready yet", pods.len()), ""));
+    }
+    found
+}
+
+/// Target ports by a name that no container has.
+fn ports(service: &Value, world: &World) -> Vec<Finding> {
+    let pods = selected(service, world);
+    if pods.is_empty() {
+        return Vec::new();
+    }
+    let named = service.array_at(&["spec", "ports"]).iter().filter_map(|port| port.str_at(&["targetPort"]));
+    let has = |name: &str| {
+        pods.iter().flat_map(|pod| pod.array_at(&["spec", "containers"])).any(|container| {
+            container.array_at(&["ports"]).iter().any(|port| port.str_at(&["name"]) == Some(name))
+        })
+    };
+    named
+        .filter(|name| !has(name))
+        .map(|name| {
+            Finding::new(
+                format!("its targetPort {name:?} is the name of no container's port"),
+                "name the port in the pod's template, or give its number",
+            )
+        })
+        .collect()
+}
