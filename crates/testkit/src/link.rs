@@ -78,8 +78,10 @@ impl Link {
         if !self.faults.are_on() || !is_write {
             return None;
         }
+        // Only what names a revision can meet a conflict; who tolerates one relies on the change that made it.
+        let may_conflict = matches!(call, Call::Update(..) | Call::Patch(..));
         match self.random.below(REFUSAL_ODDS) {
-            0 => Some(Status::new(Reason::Conflict, "injected: somebody else wrote first")),
+            0 if may_conflict => Some(Status::new(Reason::Conflict, "injected: somebody else wrote first")),
             1 => Some(Status::too_many_requests("injected: too many requests", 1)),
             _ => None,
         }
