@@ -118,9 +118,9 @@ fn of_pods(set: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
             // Names and times differ from pod to pod; the trouble is the same, or at least what helps is.
             let same = |other: &Finding, names: &[&str]| {
                 let both = [(&other.what, &finding.what), (&other.advice, &finding.advice)];
-                names.iter().any(|known| {
-                    both.iter().any(|(a, b)| !a.is_empty() && shape(a, known) == shape(b, name))
-                })
+                names
+                    .iter()
+                    .any(|known| both.iter().any(|(a, b)| !a.is_empty() && shape(a, known) == shape(b, name)))
             };
             match told.iter_mut().find(|(other, names)| same(other, names)) {
                 Some((_, names)) if !names.contains(&name) => names.push(name),
