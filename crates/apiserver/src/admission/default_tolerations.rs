@@ -19,7 +19,9 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     fn mutate(&self, attributes: &mut Attributes<'_>, _lookups: &dyn Lookups) -> Result<(), Status> {
-        if !attributes.is("", "pods") || !matches!(attributes.operation, Operation::Create | Operation::Update) {
+        if !attributes.is("", "pods")
+            || !matches!(attributes.operation, Operation::Create | Operation::Update)
+        {
             return Ok(());
         }
         let Some(pod) = attributes.object.as_deref_mut() else { return Ok(()) };
@@ -58,6 +60,9 @@ mod tests {
         };
         check(json!([]), 2);
         check(json!([{"operator": "Exists"}]), 1);
-        check(json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]), 2);
+        check(
+            json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]),
+            2,
+        );
     }
 }

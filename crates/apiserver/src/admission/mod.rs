@@ -76,8 +76,13 @@ impl Attributes<'_> {
 
     /// The object's name, or what it will begin with while it has none.
     pub fn object_name(&self) -> &str {
-        let text = |key| self.object.as_deref().and_then(|object| object.str_at(&["metadata", key])).unwrap_or_default();
-        [self.name, text("name"), text("generateName")].into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown")
+        let text = |key| {
+            self.object.as_deref().and_then(|object| object.str_at(&["metadata", key])).unwrap_or_default()
+        };
+        [self.name, text("name"), text("generateName")]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or("Unknown")
     }
 }
 

@@ -17,7 +17,8 @@ impl Plugin for NamespaceLifecycle {
     }
 
     fn mutate(&self, attributes: &mut Attributes<'_>, lookups: &dyn Lookups) -> Result<(), Status> {
-        let is_namespace = attributes.resource.group.is_empty() && attributes.resource.resource == "namespaces";
+        let is_namespace =
+            attributes.resource.group.is_empty() && attributes.resource.resource == "namespaces";
         if is_namespace {
             let goes = attributes.operation == Operation::Delete && attributes.subresource.is_empty();
             if goes && IMMORTAL.contains(&attributes.name) {
@@ -38,8 +39,9 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let name = attributes.namespace;
-        let mut status = attributes
-            .forbidden(&format!("unable to create new content in namespace {name} because it is being terminated"));
+        let mut status = attributes.forbidden(&format!(
+            "unable to create new content in namespace {name} because it is being terminated"
+        ));
         if let Some(details) = &mut status.details {
             details.causes.push(Cause {
                 reason: "NamespaceTerminating".into(),

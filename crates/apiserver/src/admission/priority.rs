@@ -63,14 +63,15 @@ impl Plugin for Priority {
 fn admit(attributes: &mut Attributes<'_>, lookups: &dyn Lookups) -> Result<(), Status> {
     let Some(pod) = attributes.object.as_deref() else { return Ok(()) };
     let asked = pod.str_at(&["spec", "priorityClassName"]).unwrap_or_default();
-    let class = if asked.is_empty() {
-        default_class(lookups)
-    } else {
-        let class = lookups.get(&PRIORITY_CLASSES, "", asked);
-        Some(class.ok_or_else(|| {
-            attributes.forbidden(&format!("no PriorityClass with name {asked} was found"))
-        })?)
-    };
+    let class =
+        if asked.is_empty() {
+            default_class(lookups)
+        } else {
+            let class = lookups.get(&PRIORITY_CLASSES, "", asked);
+            Some(class.ok_or_else(|| {
+                attributes.forbidden(&format!("no PriorityClass with name {asked} was found"))
+            })?)
+        };
     let established = establish(class.as_deref());
     if let Some(own) = pod.int_at(&["spec", "priority"]).filter(|own| *own != established.value) {
         return Err(attributes.forbidden(&format!(
@@ -79,7 +80,8 @@ fn admit(attributes: &mut Attributes<'_>, lookups: &dyn Lookups) -> Result<(), S
             established.value
         )));
     }
-    if let Some(own) = pod.str_at(&["spec", "preemptionPolicy"]).filter(|own| *own != established.preemption) {
+    if let Some(own) = pod.str_at(&["spec", "preemptionPolicy"]).filter(|own| *own != established.preemption)
+    {
         return Err(attributes.forbidden(&format!(
             "the string value of PreemptionPolicy ({own}) must not be provided in pod spec; priority admission \
              controller computed {} from the given PriorityClass name",

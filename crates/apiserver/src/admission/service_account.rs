@@ -112,7 +112,8 @@ fn mount_token(pod: &mut Value, lookups: &dyn Lookups) {
         .find(|name| name.starts_with(VOLUME_PREFIX))
         .map(str::to_owned);
     let has_volume = present.is_some();
-    let name = present.unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", lookups.random().suffix(NAME_SUFFIX_LETTERS)));
+    let name =
+        present.unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", lookups.random().suffix(NAME_SUFFIX_LETTERS)));
     let mut needed = false;
     for list in ["initContainers", "containers"] {
         let containers = pod.at_mut(&["spec", list]).and_then(Value::as_array_mut);
@@ -159,8 +160,10 @@ fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
     if !secrets(pod).is_empty() || !pod.array_at(&["spec", "imagePullSecrets"]).is_empty() {
         return Err(attributes.forbidden("a mirror pod may not reference secrets"));
     }
-    let mut sources =
-        pod.array_at(&["spec", "volumes"]).iter().flat_map(|volume| volume.array_at(&["projected", "sources"]));
+    let mut sources = pod
+        .array_at(&["spec", "volumes"])
+        .iter()
+        .flat_map(|volume| volume.array_at(&["projected", "sources"]));
     if sources.any(|source| source.get("serviceAccountToken").is_some()) {
         return Err(attributes.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
     }
@@ -181,14 +184,18 @@ fn secrets(pod: &Value) -> Vec<(String, &str)> {
             for variable in container.array_at(&["env"]) {
                 if let Some(name) = variable.str_at(&["valueFrom", "secretKeyRef", "name"]) {
                     let variable = variable.str_at(&["name"]).unwrap_or_default();
-                    let place =
-                        format!("{word} {own} with envVar {variable} referencing secret.secretName=\"{name}\"");
+                    let place = format!(
+                        "{word} {own} with envVar {variable} referencing secret.secretName=\"{name}\""
+                    );
                     found.push((place, name));
                 }
             }
             for source in container.array_at(&["envFrom"]) {
                 if let Some(name) = source.str_at(&["secretRef", "name"]) {
-                    found.push((format!("{word} {own} with envFrom referencing secret.secretName=\"{name}\""), name));
+                    found.push((
+                        format!("{word} {own} with envFrom referencing secret.secretName=\"{name}\""),
+                        name,
+                    ));
                 }
             }
         }
@@ -253,7 +260,8 @@ mod tests {
         account.set(&["automountServiceAccountToken"], true);
         let pod = json!({"metadata": {"name": "p"},
             "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c"}]}});
-        let pod = Case::pod(pod).within("n").having(SERVICE_ACCOUNTS, account).mutate(&ServiceAccount).unwrap();
+        let pod =
+            Case::pod(pod).within("n").having(SERVICE_ACCOUNTS, account).mutate(&ServiceAccount).unwrap();
         assert_eq!(pod.array_at(&["spec", "volumes"]), []);
     }
 

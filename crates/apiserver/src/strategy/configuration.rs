@@ -86,7 +86,8 @@ fn members<'a>(object: &'a Value, key: &str) -> &'a Map {
 fn keys(data: &Map, field: &str, causes: &mut Vec<Cause>) {
     for key in data.keys() {
         let path = Path::root(field).key(key);
-        causes.extend(names::is_config_map_key(key).iter().map(|why| cause::invalid(&path, key.as_str(), why)));
+        causes
+            .extend(names::is_config_map_key(key).iter().map(|why| cause::invalid(&path, key.as_str(), why)));
     }
 }
 
@@ -114,7 +115,9 @@ fn frozen(new: &Value, old: &Value, fields: &[&str]) -> Vec<Cause> {
 fn of_type(secret: &Value, data: &Map, causes: &mut Vec<Cause>) {
     let path = Path::root("data");
     let mut require = |keys: &[&str]| {
-        causes.extend(keys.iter().filter(|key| !data.contains_key(key)).map(|key| cause::required(path.key(key), "")));
+        causes.extend(
+            keys.iter().filter(|key| !data.contains_key(key)).map(|key| cause::required(path.key(key), "")),
+        );
     };
     match secret.str_at(&["type"]).unwrap_or_default() {
         "kubernetes.io/service-account-token" => {
@@ -147,13 +150,19 @@ fn docker(data: &Map, key: &str, causes: &mut Vec<Cause>) {
     match api::value::parse(&bytes) {
         Ok(Value::Object(_)) => {}
         Ok(other) => {
-            let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", other.type_name());
+            let why = format!(
+                "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                other.type_name()
+            );
             causes.push(cause::invalid(path, REDACTED, &why));
         }
         Err(_) if bytes.is_empty() => {
             causes.push(cause::invalid(path, REDACTED, "unexpected end of JSON input"));
         }
-        Err(_) if !b"{[\"-0123456789tfn".contains(&bytes.trim_ascii_start().first().copied().unwrap_or_default()) => {
+        Err(_)
+            if !b"{[\"-0123456789tfn"
+                .contains(&bytes.trim_ascii_start().first().copied().unwrap_or_default()) =>
+        {
             let first = char::from(bytes.trim_ascii_start().first().copied().unwrap_or_default());
             let why = format!("invalid character '{first}' looking for beginning of value");
             causes.push(cause::invalid(path, REDACTED, &why));

@@ -58,13 +58,16 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 fn subdomain(value: &Value, field: &str, path: &Path, causes: &mut Vec<Cause>) {
     if let Some(name) = value.str_at(&[field]) {
-        causes.extend(names::is_subdomain(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
+        causes
+            .extend(names::is_subdomain(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
     }
 }
 
 fn hostname(value: &Value, path: &Path, causes: &mut Vec<Cause>) {
     if let Some(name) = value.str_at(&["hostname"]).filter(|name| !name.is_empty()) {
-        causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child("hostname"), name, why)));
+        causes.extend(
+            names::is_label(name).iter().map(|why| cause::invalid(path.child("hostname"), name, why)),
+        );
     }
 }
 
@@ -130,7 +133,9 @@ fn ports(slice: &Value, causes: &mut Vec<Cause>) {
     for (index, port) in ports.iter().enumerate() {
         let (name, path) = (text(port, "name"), path.index(index));
         if !name.is_empty() {
-            causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)));
+            causes.extend(
+                names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)),
+            );
         }
         if !seen.insert(name) {
             causes.push(cause::duplicate(path.child("name"), name));
@@ -226,7 +231,11 @@ mod tests {
             assert_eq!(causes.join("; "), expect);
         };
         check("IPv4", "10.0.0.1", "");
-        check("IPv4", "fd00::1", "endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address");
+        check(
+            "IPv4",
+            "fd00::1",
+            "endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address",
+        );
         check(
             "IPv4",
             "127.0.0.1",

@@ -76,7 +76,11 @@ impl Strategy for Namespaces {
             let path = if context.subresource == "finalize" { path.index(index) } else { path.clone() };
             causes.extend(names::is_label_key(name).iter().map(|why| cause::invalid(&path, name, why)));
             if !name.contains('/') && name != KUBERNETES {
-                causes.push(cause::invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified"));
+                causes.push(cause::invalid(
+                    &path,
+                    name,
+                    "name is neither a standard finalizer name nor is it fully qualified",
+                ));
             }
         }
         causes

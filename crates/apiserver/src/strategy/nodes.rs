@@ -18,7 +18,8 @@ impl Strategy for Nodes {
     fn default(&self, object: &mut Value) {
         // Old clients know one network, new ones a list; each stands for the other.
         let one = object.str_at(&["spec", "podCIDR"]).unwrap_or_default().to_owned();
-        let first = object.array_at(&["spec", "podCIDRs"]).first().and_then(Value::as_str).unwrap_or_default();
+        let first =
+            object.array_at(&["spec", "podCIDRs"]).first().and_then(Value::as_str).unwrap_or_default();
         if one.is_empty() && !first.is_empty() {
             let first = first.to_owned();
             object.set(&["spec", "podCIDR"], first);

@@ -125,8 +125,14 @@ impl Strategy for Leases {
     fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let path = Path::root("spec");
         let mut causes = Vec::new();
-        if let Some(seconds) = object.int_at(&["spec", "leaseDurationSeconds"]).filter(|seconds| *seconds <= 0) {
-            causes.push(cause::invalid(path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
+        if let Some(seconds) =
+            object.int_at(&["spec", "leaseDurationSeconds"]).filter(|seconds| *seconds <= 0)
+        {
+            causes.push(cause::invalid(
+                path.child("leaseDurationSeconds"),
+                seconds,
+                "must be greater than 0",
+            ));
         }
         let transitions = object.int_at(&["spec", "leaseTransitions"]).unwrap_or_default();
         words::non_negative(transitions, &path.child("leaseTransitions"), &mut causes);
@@ -150,7 +156,11 @@ impl Strategy for Events {
         let regarding = object.str_at(&["involvedObject", "namespace"]);
         let regarding = regarding.or_else(|| object.str_at(&["regarding", "namespace"])).unwrap_or_default();
         let mut causes = Vec::new();
-        let fits = if regarding.is_empty() { matches!(namespace, "default" | "kube-system") } else { regarding == namespace };
+        let fits = if regarding.is_empty() {
+            matches!(namespace, "default" | "kube-system")
+        } else {
+            regarding == namespace
+        };
         if !fits {
             let why = "does not match event.namespace";
             causes.push(cause::invalid("involvedObject.namespace", regarding, why));
@@ -172,7 +182,8 @@ mod tests {
     fn check(strategy: &dyn Strategy, object: &Value, expect: &str) {
         let lookups = Fake::new(Vec::new());
         let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
-        let causes: Vec<String> = strategy.validate(object, &context).iter().map(ToString::to_string).collect();
+        let causes: Vec<String> =
+            strategy.validate(object, &context).iter().map(ToString::to_string).collect();
         assert_eq!(causes.join("; "), expect);
     }
 

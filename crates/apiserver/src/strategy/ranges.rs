@@ -68,7 +68,8 @@ impl Strategy for ServiceRanges {
             && is_v4(first).is_some()
         {
             let list = object.at(&["spec", "cidrs"]).cloned().unwrap_or_default();
-            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            let why =
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
             causes.push(cause::invalid(path, list, why));
         }
         causes

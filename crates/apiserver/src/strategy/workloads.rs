@@ -134,7 +134,13 @@ impl Strategy for ReplicationControllers {
         if let Some(template) = spec.get("template").filter(|template| !template.is_null()) {
             let selector = spec.get("selector").and_then(Value::as_object).map(Selector::from_map);
             let selector = selector.unwrap_or_else(Selector::everything);
-            judge_template(template, &selector, "ReplicationController", &path.child("template"), &mut causes);
+            judge_template(
+                template,
+                &selector,
+                "ReplicationController",
+                &path.child("template"),
+                &mut causes,
+            );
         }
         causes
     }
@@ -262,7 +268,11 @@ fn status(object: &Value, counts: &[&str], below: &[&str]) -> Vec<Cause> {
     non_negative(status, counts, &path, &mut causes);
     let count = |field: &str| status.int_at(&[field]).unwrap_or_default();
     for field in below.iter().filter(|field| count(field) > count("replicas")) {
-        causes.push(cause::invalid(path.child(field), count(field), "cannot be greater than status.replicas"));
+        causes.push(cause::invalid(
+            path.child(field),
+            count(field),
+            "cannot be greater than status.replicas",
+        ));
     }
     if count("availableReplicas") > count("readyReplicas") {
         let path = path.child("availableReplicas");

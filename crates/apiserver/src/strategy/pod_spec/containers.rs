@@ -38,7 +38,9 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
             let why = "may not be set for init containers without restartPolicy=Always";
             let present = |member: &&str| container.get(member).is_some_and(|value| !value.is_null());
             let members = ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"];
-            causes.extend(members.into_iter().filter(present).map(|member| cause::forbidden(path.child(member), why)));
+            causes.extend(
+                members.into_iter().filter(present).map(|member| cause::forbidden(path.child(member), why)),
+            );
         }
     }
     if scope.is_pod && !spec.array_at(&["ephemeralContainers"]).is_empty() {

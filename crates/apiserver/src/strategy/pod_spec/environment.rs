@@ -68,8 +68,7 @@ fn value_from(from: &Value, has_value: bool, path: &Path, causes: &mut Vec<Cause
     }
     sources += usize::from(present("fileKeyRef").is_some());
     if sources == 0 {
-        let why =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         causes.push(cause::invalid(path, "", why));
     } else if has_value {
         causes.push(cause::invalid(path, "", "may not be specified when `value` is not empty"));
@@ -106,7 +105,8 @@ pub(super) fn field_reference(reference: &Value, known: &[&str], path: &Path, ca
         }
         return;
     }
-    let has_name = ENV_FIELDS.contains(&field) || FILE_FIELDS.contains(&field) || OTHER_FIELDS.contains(&field);
+    let has_name =
+        ENV_FIELDS.contains(&field) || FILE_FIELDS.contains(&field) || OTHER_FIELDS.contains(&field);
     if !has_name {
         causes.push(unknown(field, "not supported", path));
     } else if !known.contains(&field) {
@@ -126,7 +126,8 @@ pub(super) fn resource_reference(reference: &Value, in_file: bool, path: &Path, 
         causes.push(cause::required(path.child("containerName"), ""));
     } else if resource.is_empty() {
         causes.push(cause::required(path.child("resource"), ""));
-    } else if !RESOURCES.contains(&resource) && !HUGE_PAGES.iter().any(|prefix| resource.starts_with(prefix)) {
+    } else if !RESOURCES.contains(&resource) && !HUGE_PAGES.iter().any(|prefix| resource.starts_with(prefix))
+    {
         causes.push(cause::not_supported(path.child("resource"), resource, &RESOURCES));
     }
 }

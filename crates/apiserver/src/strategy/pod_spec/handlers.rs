@@ -12,12 +12,18 @@ const WAYS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 
 pub(super) fn probe(probe: &Value, grace: Option<i64>, kind: &str, path: &Path, causes: &mut Vec<Cause>) {
     handler(probe, grace, path, causes);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for field in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         words::non_negative(probe.int_at(&[field]).unwrap_or_default(), &path.child(field), causes);
     }
     let own = probe.int_at(&["terminationGracePeriodSeconds"]);
     if let Some(seconds) = own.filter(|seconds| *seconds <= 0) {
-        causes.push(cause::invalid(path.child("terminationGracePeriodSeconds"), seconds, "must be greater than 0"));
+        causes.push(cause::invalid(
+            path.child("terminationGracePeriodSeconds"),
+            seconds,
+            "must be greater than 0",
+        ));
     }
     let successes = probe.int_at(&["successThreshold"]).unwrap_or_default();
     if kind == "readinessProbe" {

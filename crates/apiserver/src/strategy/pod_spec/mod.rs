@@ -47,7 +47,8 @@ pub(super) fn pod(pod: &Value, is_whole: bool) -> Vec<Cause> {
         for (index, volume) in spec.array_at(&["volumes"]).iter().enumerate() {
             for (at, source) in volume.array_at(&["projected", "sources"]).iter().enumerate() {
                 if source.get("serviceAccountToken").is_some() {
-                    let path = path.child("volumes").index(index).child("projected").child("sources").index(at);
+                    let path =
+                        path.child("volumes").index(index).child("projected").child("sources").index(at);
                     let why = "must not be specified when serviceAccountName is not set";
                     causes.push(cause::forbidden(path.child("serviceAccountToken"), why));
                 }
@@ -99,7 +100,12 @@ fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     volumes::all(spec, &path.child("volumes"), causes);
     containers::all(scope, path, causes);
     host_network(scope, &path.child("containers"), causes);
-    words::one_of(text(spec, "restartPolicy"), &["Always", "OnFailure", "Never"], &path.child("restartPolicy"), causes);
+    words::one_of(
+        text(spec, "restartPolicy"),
+        &["Always", "OnFailure", "Never"],
+        &path.child("restartPolicy"),
+        causes,
+    );
     if let Some(labels) = spec.get("nodeSelector").and_then(Value::as_object) {
         causes.extend(selectors::labels(labels, &path.child("nodeSelector")));
     }
@@ -136,7 +142,11 @@ fn host_network(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
             let (host, own) = (number("hostPort"), number("containerPort"));
             if (scope.is_pod || host != 0) && host != own {
                 let path = path.index(index).child("ports").index(at).child("hostPort");
-                causes.push(cause::invalid(path, host, "must match `containerPort` when `hostNetwork` is true"));
+                causes.push(cause::invalid(
+                    path,
+                    host,
+                    "must match `containerPort` when `hostNetwork` is true",
+                ));
             }
         }
     }
@@ -145,7 +155,8 @@ fn host_network(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
 fn subdomain(spec: &Value, field: &str, path: &Path, causes: &mut Vec<Cause>) {
     let name = text(spec, field);
     if !name.is_empty() {
-        causes.extend(names::is_subdomain(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
+        causes
+            .extend(names::is_subdomain(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
     }
 }
 
@@ -168,7 +179,8 @@ fn identity(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
     for field in ["hostname", "subdomain"] {
         let name = text(spec, field);
         if !name.is_empty() {
-            causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
+            causes
+                .extend(names::is_label(name).iter().map(|why| cause::invalid(path.child(field), name, why)));
         }
     }
 }
@@ -244,10 +256,14 @@ fn dns(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
     }
     let bytes: usize = searches.iter().filter_map(Value::as_str).map(|search| search.len() + 1).sum();
     if bytes > SEARCHES_BYTES + 1 {
-        let why = format!("must not have more than {SEARCHES_BYTES} characters (including spaces) in the search list");
+        let why = format!(
+            "must not have more than {SEARCHES_BYTES} characters (including spaces) in the search list"
+        );
         causes.push(cause::invalid(path.child("searches"), searches.to_vec(), &why));
     }
-    for (index, search) in searches.iter().filter_map(Value::as_str).enumerate().filter(|(_, text)| *text != ".") {
+    for (index, search) in
+        searches.iter().filter_map(Value::as_str).enumerate().filter(|(_, text)| *text != ".")
+    {
         let search = search.strip_suffix('.').unwrap_or(search);
         // Some resolvers' domains begin parts with an underscore.
         let plain = search.replace('_', "a");

@@ -28,11 +28,11 @@ pub(super) fn all(resources: Option<&Value>, path: &Path, causes: &mut Vec<Cause
     let Some(resources) = resources else { return };
     let amounts = |side: &str| resources.get(side).and_then(Value::as_object);
     let limits = path.child("limits");
-    for (name, amount) in amounts("limits").into_iter().flat_map(|map| map.iter()) {
+    for (name, amount) in amounts("limits").into_iter().flat_map(api::value::Map::iter) {
         one(name, amount, &limits.key(name), causes);
     }
     let requests = path.child("requests");
-    for (name, amount) in amounts("requests").into_iter().flat_map(|map| map.iter()) {
+    for (name, amount) in amounts("requests").into_iter().flat_map(api::value::Map::iter) {
         one(name, amount, &requests.key(name), causes);
         let (Some(request), limit) = (parse(amount), amounts("limits").and_then(|map| map.get(name))) else {
             continue;
@@ -102,7 +102,11 @@ pub(super) fn resize(container: &Value, pod_policy: &str, path: &Path, causes: &
         }
         if pod_policy == "Never" && restart != "NotRequired" {
             let path = path.index(index).child("restartPolicy");
-            causes.push(cause::invalid(path, restart, "must be 'NotRequired' when `restartPolicy` is 'Never'"));
+            causes.push(cause::invalid(
+                path,
+                restart,
+                "must be 'NotRequired' when `restartPolicy` is 'Never'",
+            ));
         }
     }
 }

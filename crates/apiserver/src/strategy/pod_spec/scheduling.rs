@@ -12,7 +12,8 @@ pub(crate) fn tolerations(tolerations: &[Value], path: &Path, causes: &mut Vec<C
         let member = |key| text(toleration, key);
         let (operator, value) = (member("operator"), member("value"));
         if member("key").is_empty() && operator != "Exists" {
-            let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let why =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             causes.push(cause::invalid(path.child("operator"), operator, why));
         }
         if !member("key").is_empty() {
@@ -110,7 +111,10 @@ fn node_requirement(requirement: &Value, path: &Path, causes: &mut Vec<Cause>) {
             causes.push(cause::forbidden(place, why));
         }
         "Gt" | "Lt" if values.len() != 1 => {
-            causes.push(cause::required(place, "must be specified single value when `operator` is 'Lt' or 'Gt'"));
+            causes.push(cause::required(
+                place,
+                "must be specified single value when `operator` is 'Lt' or 'Gt'",
+            ));
         }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
         other => causes.push(cause::invalid(path.child("operator"), other, "not a valid selector operator")),
@@ -166,7 +170,8 @@ pub(super) fn spread(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         let path = path.index(index);
         positive(constraint.int_at(&["maxSkew"]).unwrap_or_default(), &path.child("maxSkew"), causes);
         let (key, action) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
-        let same = |other: &Value| text(other, "topologyKey") == key && text(other, "whenUnsatisfiable") == action;
+        let same =
+            |other: &Value| text(other, "topologyKey") == key && text(other, "whenUnsatisfiable") == action;
         if constraints[index + 1..].iter().any(same) {
             let path = path.child("{topologyKey, whenUnsatisfiable}");
             causes.push(cause::duplicate(path, format!("{{{key}, {action}}}")));

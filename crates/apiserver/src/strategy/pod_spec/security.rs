@@ -19,7 +19,9 @@ fn ids(context: &Value, fields: &[&str], path: &Path, causes: &mut Vec<Cause>) {
 pub(super) fn pod(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let Some(context) = spec.get("securityContext").filter(|context| !context.is_null()) else { return };
     ids(context, &["fsGroup", "runAsUser", "runAsGroup"], path, causes);
-    for (index, group) in context.array_at(&["supplementalGroups"]).iter().filter_map(Value::as_int).enumerate() {
+    for (index, group) in
+        context.array_at(&["supplementalGroups"]).iter().filter_map(Value::as_int).enumerate()
+    {
         let wrong = names::is_user_or_group_id(group);
         let path = path.child("supplementalGroups").index(index);
         causes.extend(wrong.iter().map(|why| cause::invalid(&path, group, why)));
@@ -57,7 +59,8 @@ fn seccomp(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
         }
         ("Localhost", Some(local)) => volumes::descending(local, &path, causes),
         (_, Some(_)) => {
-            let members = [("Type", profile.get("type")), ("LocalhostProfile", profile.get("localhostProfile"))];
+            let members =
+                [("Type", profile.get("type")), ("LocalhostProfile", profile.get("localhostProfile"))];
             let why = "can only be set when seccomp type is Localhost";
             causes.push(words::shown("FieldValueInvalid", &path, "Invalid value", &members, why));
         }

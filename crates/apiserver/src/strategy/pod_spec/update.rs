@@ -50,7 +50,11 @@ fn deadline(new: &Value, old: &Value, path: &Path, causes: &mut Vec<Cause>) -> b
             false
         }
         (None, Some(_)) => {
-            causes.push(cause::invalid(path, Value::Null, "must not update from a positive integer to nil value"));
+            causes.push(cause::invalid(
+                path,
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            ));
             true
         }
         _ => true,
@@ -115,9 +119,10 @@ fn munge(new: &Value, old: &Value, path: &Path, causes: &mut Vec<Cause>) -> Valu
 fn narrowed(munged: &mut Value, old: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let before = old.get("nodeSelector").and_then(Value::as_object);
     let after = munged.get("nodeSelector").and_then(Value::as_object);
-    let kept = before.into_iter().flat_map(|map| map.iter()).all(|(key, value)| {
-        after.and_then(|after| after.get(key)) == Some(value)
-    });
+    let kept = before
+        .into_iter()
+        .flat_map(api::value::Map::iter)
+        .all(|(key, value)| after.and_then(|after| after.get(key)) == Some(value));
     if !kept {
         let value = munged.get("nodeSelector").cloned().unwrap_or_default();
         causes.push(cause::invalid(path.child("nodeSelector"), value, "only additions are allowed"));
@@ -140,7 +145,8 @@ fn changes(new: &Value, old: &Value) -> Vec<String> {
 fn collect(new: &Value, old: &Value, path: &Path, out: &mut Vec<String>) {
     match (new, old) {
         (Value::Object(after), Value::Object(before)) => {
-            let mut keys: Vec<&str> = after.keys().chain(before.keys()).map(|key| key.as_str()).collect();
+            let mut keys: Vec<&str> =
+                after.keys().chain(before.keys()).map(api::value::Str::as_str).collect();
             keys.sort_unstable();
             keys.dedup();
             for key in keys {

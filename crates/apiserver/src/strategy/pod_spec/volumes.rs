@@ -20,7 +20,9 @@ pub(super) fn all(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         source(volume, &path, causes);
         let name = text(volume, "name");
         if !name.is_empty() {
-            causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)));
+            causes.extend(
+                names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)),
+            );
         }
     }
 }
@@ -29,7 +31,7 @@ fn source(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let kinds: Vec<&str> = volume
         .as_object()
         .into_iter()
-        .flat_map(|map| map.iter())
+        .flat_map(api::value::Map::iter)
         .filter(|(key, value)| key.as_str() != "name" && !value.is_null())
         .map(|(key, _)| key.as_str())
         .collect();
@@ -47,7 +49,10 @@ fn source(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
         "emptyDir" => {
             let negative = text(source, "sizeLimit").starts_with('-');
             if negative {
-                causes.push(cause::forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
+                causes.push(cause::forbidden(
+                    path.child("sizeLimit"),
+                    "SizeLimit field must be a valid resource quantity",
+                ));
             }
         }
         "hostPath" => no_way_back(text(source, "path"), &path.child("path"), causes),

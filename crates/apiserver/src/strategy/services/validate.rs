@@ -306,7 +306,9 @@ fn traffic(service: &Value, spec: &Path, causes: &mut Vec<Cause>) {
     }
     let path = spec.child("internalTrafficPolicy");
     match service.str_at(&["spec", "internalTrafficPolicy"]) {
-        None if matches!(text(service, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") => causes.push(cause::required(path, "")),
+        None if matches!(text(service, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") => {
+            causes.push(cause::required(path, ""))
+        }
         Some(policy) => words::one_of(policy, &["Cluster", "Local"], &path, causes),
         None => {}
     }
