@@ -105,7 +105,7 @@ context_is_current() {
     case "$current" in ondol*) ;; *) because "the current context is \"$current\""; return 1;; esac
     has "$(k config get-contexts -o name)" untouched
 }
-second_up() { prints running ondol up; }
+second_up() { prints "already runs" ondol up; }
 status_json() {
     local out; out=$(ondol status -o json) || { because "$out"; return 1; }
     for word in version pid node pods; do has "$out" "$word" || return 1; done
@@ -293,6 +293,8 @@ point_5() {
     point 5.pause pause_and_resume
     point 5.restart restart
     point 5.undo-to-revision undo_to_first
+    # The first revision listened elsewhere; what follows asks the Service again.
+    k set env deployment/backend PORT=6000 >/dev/null && k rollout status deployment/backend --timeout=60s >/dev/null
 }
 
 # --- 6: blue/green and canary --------------------------------------------------------------------------------------
@@ -378,8 +380,13 @@ attach_sees() {
     kill $attach 2>/dev/null; wait $attach 2>/dev/null
     return $done
 }
+# Not a pod: the token volume that every pod is given makes kubectl send an order of lists, on upstream too.
 apply_twice() {
-    k apply -f "$here/first-light/two.yaml" >/dev/null && prints unchanged k apply -f "$here/first-light/two.yaml"
+    sed "s/NAME/applied/g; s/REPLICAS/1/; s/VERSION/v1/" "$here/first-light/canary.yaml" >"$scratch/applied.yaml"
+    k apply -f "$scratch/applied.yaml" >/dev/null && prints unchanged k apply -f "$scratch/applied.yaml"
+    local done=$?
+    k delete -f "$scratch/applied.yaml" --wait=false >/dev/null 2>&1
+    return $done
 }
 diff_shows() {
     sed 's/value: "9000"/value: "9001"/' "$here/first-light/two.yaml" >"$scratch/changed.yaml"
