@@ -118,7 +118,7 @@ impl Upstream {
         ]))?;
         let key = scratch.join("accounts.key");
         command::read(&mut command("openssl", ["genrsa", "-out", &key.to_string_lossy(), "2048"]))?;
-        let lines = USERS.iter().map(|(name, groups)| format!("{},{name},{name},\"{}\"\n", token(name), groups.join(",")));
+        let lines = USERS.iter().map(|(name, groups)| format!("{},{name},,\"{}\"\n", token(name), groups.join(",")));
         let tokens = scratch.join("tokens.csv");
         fs::write(&tokens, lines.collect::<String>())?;
         let key = key.display();
@@ -135,6 +135,7 @@ impl Upstream {
             format!("--service-account-signing-key-file={key}"),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--v=0".to_owned(),
         ]))?;
         for _ in 0..READY_TRIES {

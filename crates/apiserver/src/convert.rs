@@ -109,6 +109,10 @@ fn to_autoscaling_v1(tree: &mut Value) {
     if let Some(current) = current {
         tree.set(&["status", "currentCPUUtilizationPercentage"], current);
     }
+    // Version 1 always writes it.
+    if tree.at(&["status"]).is_some() && tree.at(&["status", "currentReplicas"]).is_none() {
+        tree.set(&["status", "currentReplicas"], 0);
+    }
 }
 
 fn to_autoscaling_v2(tree: &mut Value) {

@@ -141,10 +141,12 @@ pub fn negotiate(accept: &str, endpoint: Endpoint, list: bool) -> Result<Accepte
             }
         }
     }
-    Err(Status::new(
+    let mut status = Status::new(
         Reason::NotAcceptable,
-        "only the following media types are accepted: application/json, application/yaml",
-    ))
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml",
+    );
+    status.details = Some(Box::default());
+    Err(status)
 }
 
 /// How a request's body is written.

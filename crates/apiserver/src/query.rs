@@ -176,8 +176,12 @@ pub fn delete_options(query: Query<'_>, body: Option<&Value>) -> Result<DeleteOp
     if let Some(kind) = body.str_at(&["kind"])
         && !matches!(kind, "DeleteOptions" | "")
     {
-        return Err(Status::bad_request(format!("expected an object of kind DeleteOptions, but got {kind}")));
+        let version = body.str_at(&["apiVersion"]).unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/runtime/scheme.go:111\""
+        )));
     }
+    check_types(body)?;
     let mut values = Vec::new();
     for value in body.array_at(&["dryRun"]) {
         values.push(Str::from(value.as_str().unwrap_or_default()));
@@ -190,6 +194,37 @@ pub fn delete_options(query: Query<'_>, body: Option<&Value>) -> Result<DeleteOp
         propagation: propagation(body.str_at(&["propagationPolicy"]), body.bool_at(&["orphanDependents"]))?,
         dry_run: dry_run(values.into_iter(), "DeleteOptions")?,
     })
+}
+
+/// A deletion whose options are misunderstood cannot be undone, so a wrong type is refused.
+fn check_types(body: &Value) -> Result<(), Status> {
+    type Fits = fn(&Value) -> bool;
+    let members: [(&[&str], &str, Fits); 6] = [
+        (&["gracePeriodSeconds"], "int64", |value| value.as_int().is_some()),
+        (&["orphanDependents"], "bool", |value| matches!(value, Value::Bool(_))),
+        (&["propagationPolicy"], "v1.DeletionPropagation", |value| value.as_str().is_some()),
+        (&["preconditions"], "v1.Preconditions", |value| value.as_object().is_some()),
+        (&["preconditions", "uid"], "types.UID", |value| value.as_str().is_some()),
+        (&["preconditions", "resourceVersion"], "string", |value| value.as_str().is_some()),
+    ];
+    for (path, ty, fits) in members {
+        let Some(value) = body.at(path).filter(|value| !value.is_null() && !fits(value)) else { continue };
+        let (shape, last) = (json_shape(value), path.join("."));
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {shape} into Go struct field DeleteOptions.{last} of type {ty}"
+        )));
+    }
+    Ok(())
+}
+
+fn json_shape(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Array(_) => "array",
+        _ if value.as_object().is_some() => "object",
+        _ => "number",
+    }
 }
 
 fn orphan_query(query: Query<'_>) -> Option<bool> {
@@ -217,7 +252,7 @@ fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Result<Option<Prop
         (Some("Foreground"), None) => Ok(Some(Propagation::Foreground)),
         (Some(other), None) => Err(invalid(
             format!(
-                "Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+                "Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
             ),
             "FieldValueNotSupported",
         )),

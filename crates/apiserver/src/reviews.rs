@@ -6,6 +6,7 @@ use api::interface::{Answer, Target, WriteOptions};
 use api::json;
 use api::object::Object;
 use api::status::Status;
+use api::validation::cause;
 use api::value::{Map, Str, Value};
 
 use crate::authz::{self, Attributes};
@@ -14,7 +15,7 @@ use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::kinds::Kind;
 use crate::verbs::{Outcome, method_not_allowed, timestamp};
-use crate::{codec, subresource};
+use crate::{codec, managed, subresource};
 
 /// Answers a question.
 pub async fn create(
@@ -29,7 +30,11 @@ pub async fn create(
         return subresource::create_binding(gate, caller, target, body, options).await;
     }
     let mut review = codec::decode(kind, body, options, caller)?;
+    managed::on_create(kind, &mut review, caller.manager(&options.field_manager), gate.now())?;
     let status = match kind.facts.kind {
+        "TokenReview" if review.str_at(&["spec", "token"]).unwrap_or_default().is_empty() => {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
         "TokenReview" => token(gate, &review),
         "SubjectAccessReview" => access(gate, &subject(&review)?, &review)?,
         "LocalSubjectAccessReview" => {
@@ -64,12 +69,16 @@ fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Sta
     let resource = review.at(&["spec", "resourceAttributes"]).is_some();
     let path = review.at(&["spec", "nonResourceAttributes"]).is_some();
     if resource == path {
-        let why = if resource {
-            "cannot be specified in combination with resourceAttributes"
+        let cause = if resource {
+            let given = review.at(&["spec", "nonResourceAttributes"]).cloned().unwrap_or_default();
+            let why = "cannot be specified in combination with resourceAttributes";
+            cause::invalid("spec.nonResourceAttributes", given, why)
         } else {
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+            let given = review.at(&["spec", "resourceAttributes"]).cloned().unwrap_or_default();
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            cause::invalid("spec", given, why)
         };
-        return Err(Status::bad_request(format!("spec.nonResourceAttributes: {why}")));
+        return Err(Status::invalid("authorization.k8s.io", "", "", vec![cause]));
     }
     let (verb, group, name, namespace) = (of("verb"), of("group"), of("name"), of("namespace"));
     let (plural, sub) = (of("resource"), of("subresource"));

@@ -2,7 +2,7 @@
 
 use crate::names::split_api_version;
 use crate::status::Cause;
-use crate::value::{Map, Value};
+use crate::value::{Map, Str, Value};
 
 use super::cause::{self, quoted};
 use super::names::{self, NameRule};
@@ -89,6 +89,9 @@ pub fn on_update(metadata: &Value, old: &Value) -> Vec<Cause> {
     causes
 }
 
+/// Finalizers that have no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 fn common(metadata: &Value, path: &Path, finalizers_too: bool, causes: &mut Vec<Cause>) {
     let generation = metadata.int_at(&["generation"]).unwrap_or_default();
     if generation < 0 {
@@ -106,7 +109,15 @@ fn common(metadata: &Value, path: &Path, finalizers_too: bool, causes: &mut Vec<
         .extend(map("annotations").into_iter().flat_map(|map| annotations(map, &path.child("annotations"))));
     causes.extend(owner_references(metadata.array_at(&["ownerReferences"]), &path.child("ownerReferences")));
     if finalizers_too {
-        causes.extend(finalizers(metadata.array_at(&["finalizers"]), &path.child("finalizers")));
+        let (list, path) = (metadata.array_at(&["finalizers"]), path.child("finalizers"));
+        causes.extend(finalizers(list, &path));
+        for (index, name) in list.iter().enumerate() {
+            let name = name.as_str().unwrap_or_default();
+            if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+                let detail = "name is neither a standard finalizer name nor is it fully qualified";
+                causes.push(cause::invalid(path.index(index), name, detail));
+            }
+        }
     }
     causes.extend(managed_fields(metadata.array_at(&["managedFields"]), &path.child("managedFields")));
 }
@@ -159,12 +170,22 @@ fn owner_references(owners: &[Value], path: &Path) -> Vec<Cause> {
                         "Only one reference can have Controller set to true. Found \"true\" in references for \
                          {first} and {this}"
                     );
-                    causes.push(cause::invalid(path, owners.to_vec(), &detail));
+                    causes.push(cause::invalid(path, as_written(owners), &detail));
                 }
             }
         }
     }
     causes
+}
+
+/// Owners with their members in the order in which upstream shows them.
+fn as_written(owners: &[Value]) -> Vec<Value> {
+    let member = |owner: &Value, key: &str| Some((Str::from(key), owner.get(key)?.clone()));
+    let order = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    owners
+        .iter()
+        .map(|owner| order.iter().filter_map(|key| member(owner, key)).collect::<Map>().into())
+        .collect()
 }
 
 /// What is wrong with a list of finalizers.

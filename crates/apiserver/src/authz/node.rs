@@ -53,7 +53,7 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
             if graph.pods_on(node).iter().any(uses) {
                 Ok(())
             } else {
-                Err(format!("no relationship found between node '{node}' and this object"))
+                Err(format!("node: no relationship found between node '{node}' and this object"))
             }
         }
         ("", "serviceaccounts", "") if verb == "get" => Ok(()),
@@ -97,7 +97,7 @@ fn own_pods(
         return Ok(());
     }
     if verb == "get" {
-        Err(format!("no relationship found between node '{node}' and this object"))
+        Err(format!("node: no relationship found between node '{node}' and this object"))
     } else {
         Err(format!("can only list/watch pods with spec.nodeName field selector; use {selector}"))
     }
@@ -176,7 +176,7 @@ fn referenced(
     if graph.pods_on(node).iter().any(refers) {
         Ok(())
     } else {
-        Err(format!("no relationship found between node '{node}' and this object"))
+        Err(format!("node: no relationship found between node '{node}' and this object"))
     }
 }
 

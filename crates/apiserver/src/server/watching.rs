@@ -98,7 +98,10 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
             "Forbidden: resourceVersionMatch is forbidden for watch",
         ));
     }
-    let revision = parse_revision(&version)?;
+    let revision = parse_revision(&version).map_err(|status| {
+        let words = status.message.trim_start_matches("invalid resource version: ");
+        Status { code: 500, ..Status::new(api::status::Reason::Unknown, words) }
+    })?;
     Ok(match initial {
         Some(true) if query.flag("allowWatchBookmarks") => Start::NowWithMark,
         Some(true) => Start::Now,

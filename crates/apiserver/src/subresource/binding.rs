@@ -35,9 +35,10 @@ pub(super) async fn create(
         return Err(Status::internal("target.name: Required value"));
     }
     if !matches!(binding.str_at(&["target", "kind"]), None | Some("" | "Node")) {
-        return Err(Status::internal(
-            "target.kind: Unsupported value: supported values: \"Node\", \"<empty>\"",
-        ));
+        let kind = binding.str_at(&["target", "kind"]).unwrap_or_default();
+        let words =
+            format!("target.kind: Unsupported value: \"{kind}\": supported values: \"Node\", \"<empty>\"");
+        return Err(Status { code: 500, ..Status::new(api::status::Reason::Unknown, words) });
     }
     let storage = gate.storage();
     let namespace = if target.namespace.is_empty() {

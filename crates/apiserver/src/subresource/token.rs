@@ -58,6 +58,7 @@ pub(super) fn create(
     tree.set(&["metadata", "name"], target.name.clone());
     tree.set(&["metadata", "namespace"], target.namespace.clone());
     tree.set(&["metadata", "creationTimestamp"], timestamp(now));
+    tree.set(&["metadata", "uid"], account.uid());
     tree.set(&["spec", "audiences"], audiences);
     tree.set(&["spec", "expirationSeconds"], seconds);
     if tree.at(&["spec", "boundObjectRef"]).is_none() {

@@ -26,8 +26,8 @@ const ORPHAN: &str = "orphan";
 /// What a deletion comes to.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// The object goes now.
-    Remove,
+    /// The object goes now; kinds with a grace period show that it was none.
+    Remove(Box<Value>),
     /// The object is marked and stays until something else lets it go.
     Mark(Box<Value>),
     /// It is marked already; nothing changes.
@@ -57,7 +57,7 @@ pub async fn delete(
         let transaction = match &step {
             Step::Pending => return Ok(Outcome::done(Answer::Object(codec::answer(kind, &stored)?))),
             _ if options.dry_run => return dry_answer(kind, &stored, &step),
-            Step::Remove => {
+            Step::Remove(_) => {
                 let transaction = Transaction::new().delete(key, expect);
                 commit_companions(gate, transaction, kind.strategy.release(&tree, &context))?
             }
@@ -111,7 +111,7 @@ fn next(kind: &Kind, tree: &Value, options: &DeleteOptions, now: jiff::Timestamp
     }
     let waits = graceful_wait || !finalizers.is_empty() || kind.strategy.is_held(tree);
     if !waits {
-        return Ok(Step::Remove);
+        return Ok(Step::Remove(Box::new(marked)));
     }
     if marked.at(&["metadata", "deletionTimestamp"]).is_none() {
         mark(kind, &mut marked, 0, now);
@@ -233,7 +233,8 @@ fn admit(
 fn dry_answer(kind: &'static Kind, stored: &Arc<Object>, step: &Step) -> Result<Outcome, Status> {
     Ok(Outcome::done(match step {
         Step::Mark(marked) => Answer::Object(codec::answer_tree(kind, marked, stored.revision())?),
-        _ => removed(kind, stored, Arc::clone(stored))?,
+        Step::Remove(last) => removed(kind, stored, last)?,
+        Step::Pending => Answer::Object(codec::answer(kind, stored)?),
     }))
 }
 
@@ -248,14 +249,15 @@ fn answer(
         (Step::Mark(_), Some(entry)) => {
             Ok(Outcome::done(Answer::Object(codec::answer(kind, &object(entry))?)))
         }
-        _ => Ok(Outcome::done(removed(kind, stored, Arc::clone(stored))?)),
+        (Step::Remove(last), _) => Ok(Outcome::done(removed(kind, stored, last)?)),
+        _ => Ok(Outcome::done(Answer::Object(codec::answer(kind, stored)?))),
     }
 }
 
 /// What the client gets for an object that is gone: some kinds show it once more, the others say that it went.
-fn removed(kind: &'static Kind, stored: &Object, last: Arc<Object>) -> Result<Answer, Status> {
+fn removed(kind: &'static Kind, stored: &Object, last: &Value) -> Result<Answer, Status> {
     if kind.returns_deleted {
-        return Ok(Answer::Object(codec::answer(kind, &last)?));
+        return Ok(Answer::Object(codec::answer_tree(kind, last, stored.revision())?));
     }
     Ok(Answer::Status(Box::new(Status::deleted(&kind.group_resource, stored.name(), stored.uid()))))
 }

@@ -29,7 +29,7 @@ pub const USER_AGENT: &str = "twin/1";
 pub const HEADERS: [&str; 4] = ["content-type", "retry-after", "warning", "allow"];
 /// The users of requests and their groups; `nobody` sends no credentials.
 pub const USERS: [(&str, &[&str]); 3] =
-    [("admin", &["system:masters"]), ("visitor", &[]), ("system:node:twin-node", &["system:nodes"])];
+    [("admin", &["system:masters"]), ("visitor", &["visitors"]), ("system:node:twin-node", &["system:nodes"])];
 
 /// Keys whose texts differ between any two servers, and what is shown instead.
 const MASKED_KEYS: [(&str, &str); 6] = [
@@ -227,6 +227,15 @@ pub fn mask_text(text: &str) -> String {
                 out.push(first);
                 rest = &rest[first.len_utf8()..];
                 fresh = !first.is_ascii_alphanumeric() && first != '.';
+            }
+        }
+    }
+    // Revisions within sentences.
+    for before in ["current: ", "in record (", "\\\"resourceVersion\\\":\\\""] {
+        if let Some(at) = out.find(before).map(|at| at + before.len()) {
+            let digits = out[at..].bytes().take_while(u8::is_ascii_digit).count();
+            if digits > 0 {
+                out.replace_range(at..at + digits, "<revision>");
             }
         }
     }
