@@ -187,7 +187,8 @@ impl Worker {
                     // Small writes pass at once, as they would through the kernel. Closing the port does not end
                     // connections; stopping the agent does.
                     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
+                    let both = tokio::io::copy_bidirectional(&mut client, &mut server);
+                    if let Some(Err(error)) = self.stop.or(both).await {
                         debug!(%target, %error, "a loopback connection ended");
                     }
                     return;
