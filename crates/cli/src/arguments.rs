@@ -25,10 +25,16 @@ pub struct Arguments {
     /// The user's home, where .kube/config lies
     #[arg(long, global = true, env = "HOME", hide = true)]
     pub home: Option<PathBuf>,
+    /// This is the process that `up` has put into the background
+    #[arg(long, global = true, env = DETACHED, hide = true)]
+    pub detached: bool,
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+/// Set to `true` in the environment of the process that `up` puts into the background.
+pub const DETACHED: &str = "ONDOL_DETACHED";
 
 /// Our version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -29,17 +29,13 @@ use layout::Layout;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// In the environment of a process that `up` has started in the background.
-pub const DETACHED: &str = "ONDOL_DETACHED";
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let detached = std::env::var_os(DETACHED).is_some();
-    if detached {
+    if arguments.detached {
         // Free of the terminal that `up` was typed in; it fails only for who leads a group already.
         let _ = rustix::process::setsid();
     }
-    match act(&arguments, detached) {
+    match act(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -48,17 +44,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn act(arguments: &Arguments, detached: bool) -> anyhow::Result<()> {
+fn act(arguments: &Arguments) -> anyhow::Result<()> {
     let clock = Clock::system();
     let layout = || Layout::new(&arguments.instance, arguments.data_dir.as_deref());
     let stays = match &arguments.verb {
-        Verb::Up(options) => detached || options.foreground,
+        Verb::Up(options) => arguments.detached || options.foreground,
         Verb::Server(_) | Verb::Agent(_) => true,
         _ => false,
     };
     log::start(!stays);
     match &arguments.verb {
-        Verb::Up(options) => up::up(arguments, options, detached, &clock),
+        Verb::Up(options) => up::up(arguments, options, &clock),
         Verb::Server(options) => serve(arguments, options, &clock),
         Verb::Agent(options) => join(arguments, options, &clock),
         Verb::Down(options) => down::down(arguments, options, &clock),
@@ -130,6 +126,15 @@ fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result
     checks::data(&layout)?;
     run::make_private(&layout.data)?;
     run::make_private(&layout.run)?;
+    // For `down` and for other instances: where the data lies and which ranges are in use.
+    let facts = facts::Facts {
+        api_port: 0,
+        pod_range: invitation.pod_range.clone(),
+        service_range: invitation.service_range.clone(),
+        kubeconfigs: Vec::new(),
+        data_dir: layout.data.clone(),
+    };
+    facts.write(&layout)?;
     let role = run::Role::Agent {
         invitation: Box::new(invitation),
         kubeconfig: Box::new(kubeconfig),

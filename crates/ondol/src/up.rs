@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base::Clock;
 use cli::admin::Admin;
-use cli::arguments::{Arguments, Up};
+use cli::arguments::{Arguments, DETACHED, Up};
 use cli::kubeconfig::{self, Entry};
 use cli::steps::Steps;
 use serde_json::{Value, json};
@@ -26,15 +26,15 @@ const TAIL_LINES: usize = 5;
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Starts the instance.
-pub fn up(arguments: &Arguments, options: &Up, detached: bool, clock: &Clock) -> anyhow::Result<()> {
+pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<()> {
     let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
     checks::root()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let admin = Admin::new(&layout.admin_socket());
     let node = node_name(options.node_name.as_deref())?;
-    if detached || options.foreground {
+    if arguments.detached || options.foreground {
         let facts = prepare(&layout, options)?;
-        if !detached && !options.no_kubeconfig {
+        if !arguments.detached && !options.no_kubeconfig {
             remember(arguments, &layout, facts.clone(), clock)?;
         }
         return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
@@ -114,7 +114,7 @@ fn spawn(layout: &Layout) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find our own program")?;
     Command::new(program)
         .args(std::env::args_os().skip(1))
-        .env(crate::DETACHED, "1")
+        .env(DETACHED, "true")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -24,7 +24,10 @@ pub async fn logs(path: &Path, options: &Logs, clock: &Clock) -> anyhow::Result<
     file.read_to_end(&mut text)?;
     print(last_lines(&text, options.tail))?;
     let mut at = file.stream_position()?;
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         clock.sleep(LOOK_EVERY).await;
         // A rotated or emptied file begins anew.
         let Ok(now) = std::fs::metadata(path) else { continue };
@@ -40,7 +43,6 @@ pub async fn logs(path: &Path, options: &Logs, clock: &Clock) -> anyhow::Result<
             print(&text)?;
         }
     }
-    Ok(())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {

@@ -40,9 +40,13 @@ fn text(status: &Value) -> String {
         lines.push(("API", word("/server")));
     }
     if status.get("node").is_some_and(Value::is_object) {
-        let ready =
-            if status.pointer("/node/ready") == Some(&Value::Bool(true)) { "Ready" } else { "not Ready" };
-        lines.push(("node", format!("{} {} at {}", word("/node/name"), ready, word("/node/address"))));
+        // An agent does not know what the server thinks of it.
+        let ready = match status.pointer("/node/ready").and_then(Value::as_bool) {
+            Some(true) => " Ready",
+            Some(false) => " not Ready",
+            None => "",
+        };
+        lines.push(("node", format!("{}{ready} at {}", word("/node/name"), word("/node/address"))));
     }
     if status.get("pods").is_some_and(Value::is_object) {
         lines.push((

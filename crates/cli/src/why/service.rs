@@ -71,7 +71,7 @@ fn no_endpoints(service: &Value, world: &World, now: Timestamp) -> Vec<Finding> 
     };
     let pods = selected(service, world);
     if pods.is_empty() {
-        let pairs = selector.as_object().into_iter().flat_map(|map| map.iter());
+        let pairs = selector.as_object().into_iter().flat_map(api::value::Map::iter);
         let words: Vec<String> =
             pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
         return vec![Finding::new(
