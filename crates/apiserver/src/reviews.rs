@@ -138,7 +138,7 @@ fn token(gate: &Gate, review: &Value) -> Value {
         Some((identity, audiences)) => json!({
             "authenticated": true, "user": (user_info(&identity)), "audiences": audiences
         }),
-        None => json!({"user": {}, "error": "[invalid bearer token]"}),
+        None => json!({"user": {}, "error": "invalid bearer token"}),
     }
 }
 

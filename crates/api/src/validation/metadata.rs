@@ -2,7 +2,7 @@
 
 use crate::names::split_api_version;
 use crate::status::Cause;
-use crate::value::{Map, Str, Value};
+use crate::value::{Map, Value};
 
 use super::cause::{self, quoted};
 use super::names::{self, NameRule};
@@ -170,22 +170,12 @@ fn owner_references(owners: &[Value], path: &Path) -> Vec<Cause> {
                         "Only one reference can have Controller set to true. Found \"true\" in references for \
                          {first} and {this}"
                     );
-                    causes.push(cause::invalid(path, as_written(owners), &detail));
+                    causes.push(cause::invalid(path, owners.to_vec(), &detail));
                 }
             }
         }
     }
     causes
-}
-
-/// Owners with their members in the order in which upstream shows them.
-fn as_written(owners: &[Value]) -> Vec<Value> {
-    let member = |owner: &Value, key: &str| Some((Str::from(key), owner.get(key)?.clone()));
-    let order = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
-    owners
-        .iter()
-        .map(|owner| order.iter().filter_map(|key| member(owner, key)).collect::<Map>().into())
-        .collect()
 }
 
 /// What is wrong with a list of finalizers.

@@ -35,7 +35,7 @@ impl Strategy for ConfigMaps {
         keys(bytes, "binaryData", &mut causes);
         let size: usize = text.iter().map(|(_, value)| value.as_str().map_or(0, str::len)).sum();
         if size + decoded_bytes(bytes) > DATA_BYTES {
-            causes.push(cause::too_long("", DATA_BYTES));
+            causes.push(cause::too_long("[]", DATA_BYTES));
         }
         causes
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use api::fields::managed::{self, Write};
+use api::fields::set::FieldSet;
 use api::interface::{Answer, Target, WriteOptions};
 use api::names::{self, GroupVersionKind};
 use api::object::Object;
@@ -28,6 +30,15 @@ pub(super) fn create(
 ) -> Result<Outcome, Status> {
     let gvk = GroupVersionKind::parse("authentication.k8s.io/v1", "TokenRequest");
     let mut tree = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
+    let write = Write {
+        manager: caller.manager(&options.field_manager),
+        api_version: "authentication.k8s.io/v1",
+        subresource: "token",
+        now: gate.now(),
+        ty: codec::type_of(&gvk)?,
+        reset: &FieldSet::default(),
+    };
+    managed::update(&Value::object(), &mut tree, &write);
     let account = gate.storage().require(kind, &target.namespace, &target.name)?;
     let mut audiences: Vec<String> = tree
         .array_at(&["spec", "audiences"])

@@ -7,7 +7,7 @@ use api::status::{Reason, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Transaction};
 
-use super::{Outcome, commit_companions, timestamp};
+use super::{Outcome, causes, commit_companions, timestamp};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -95,8 +95,8 @@ async fn attempt_once(
     }
     codec::complete(kind, &mut tree);
     let name: Str = tree.str_at(&["metadata", "name"]).unwrap_or_default().into();
-    let mut causes = codec::validate_create(kind, &tree);
-    causes.extend(strategy.validate(&tree, &context));
+    let causes = codec::validate_create(kind, &tree);
+    let causes = causes::merged(kind, causes, strategy.validate(&tree, &context));
     if !causes.is_empty() {
         return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, &name, causes));
     }

@@ -1,5 +1,6 @@
 //! The verbs, each for all kinds.
 
+mod causes;
 pub mod collection;
 pub mod create;
 pub mod delete;

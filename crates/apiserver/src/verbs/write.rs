@@ -8,7 +8,7 @@ use api::status::{OBJECT_MODIFIED, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Revision, Transaction};
 
-use super::{Outcome, commit_companions, contended};
+use super::{Outcome, causes, commit_companions, contended};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -173,13 +173,15 @@ impl Change<'_> {
         codec::complete(kind, new);
         self.count_generation(new, old);
         let name = &self.target.name;
-        let mut causes = codec::validate_update(kind, new, old, subresource);
-        if subresource == "status" {
-            causes.extend(strategy.validate_status(new, old, &context));
+        let causes = codec::validate_update(kind, new, old, subresource);
+        let own = if subresource == "status" {
+            strategy.validate_status(new, old, &context)
         } else {
-            causes.extend(strategy.validate(new, &context));
-            causes.extend(strategy.validate_update(new, old, &context));
-        }
+            let mut own = strategy.validate(new, &context);
+            own.extend(strategy.validate_update(new, old, &context));
+            own
+        };
+        let causes = causes::merged(kind, causes, own);
         if !causes.is_empty() {
             return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, causes));
         }

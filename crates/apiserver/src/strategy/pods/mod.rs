@@ -21,11 +21,12 @@ impl Strategy for Pods {
     fn prepare_create(&self, object: &mut Value, _context: &Context<'_>) {
         let mut status = json!({"phase": "Pending"});
         if !object.array_at(&["spec", "schedulingGates"]).is_empty() {
+            let now = object.str_at(&["metadata", "creationTimestamp"]).unwrap_or_default().to_owned();
             let condition = json!({
                 "type": "PodScheduled",
                 "status": "False",
                 "lastProbeTime": null,
-                "lastTransitionTime": null,
+                "lastTransitionTime": now,
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates"
             });

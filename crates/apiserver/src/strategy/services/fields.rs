@@ -167,6 +167,8 @@ pub(super) fn drop_unneeded(new: &mut Value, old: &Value) {
             new.remove(&["spec", field]);
         }
     };
+    let unneeded = is_external_name(new) && !is_external_name(old);
+    drop_if(new, unneeded, "internalTrafficPolicy");
     let unneeded = needs_health_check(old) && !needs_health_check(new);
     drop_if(new, unneeded, "healthCheckNodePort");
     let was_balanced = text(old, "type") == "LoadBalancer";

@@ -23,6 +23,19 @@ impl Strategy for Services {
         &[("", "services")]
     }
 
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if new.array_at(&["spec", "externalIPs"]).is_empty() {
+            return Vec::new();
+        }
+        vec![if fields::is_headless(new) {
+            "spec.externalIPs is ignored for headless services".to_owned()
+        } else if fields::is_external_name(new) {
+            "spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned()
+        } else {
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned()
+        }]
+    }
+
     fn prepare_create(&self, object: &mut Value, context: &Context<'_>) {
         object.set(&["status"], api::json!({"loadBalancer": {}}));
         fields::normalize_created(object);
