@@ -3,9 +3,9 @@
 #
 #   ONDOL=path/to/ondol KUBECTL=path/to/kubectl tests/first-light.sh [POINT...]
 #
-# With points named ("3", "4"), only those run, after the first, which starts the house; 5 and 9 need 3 and 4. It runs
-# namespaces of its own, as an instance of its own, and leaves nothing behind. Waits are bounded, and five times as
-# long as the behaviour may take. tests/first-light.points says which points must pass.
+# With points named ("3", "4"), only those run, after the first, which starts the house; 5 and 9 need 3 and 4. It
+# runs in network and mount namespaces of its own, as an instance of its own, and leaves nothing behind. Waits are
+# bounded, and five times as long as the behaviour may take. tests/first-light.points says which points must pass.
 set -u
 
 : "${ONDOL:?set ONDOL to the ondol binary}" "${KUBECTL:?set KUBECTL to a kubectl}"
