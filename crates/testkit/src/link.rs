@@ -58,7 +58,7 @@ pub struct Link {
 
 impl Link {
     /// A link over `line`.
-    pub fn new(line: &Line, clock: &Clock, random: &Random, faults: &Faults) -> Arc<dyn Api> {
+    pub fn over(line: &Line, clock: &Clock, random: &Random, faults: &Faults) -> Arc<dyn Api> {
         Arc::new(Self {
             line: line.clone(),
             clock: clock.clone(),

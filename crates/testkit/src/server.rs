@@ -99,7 +99,7 @@ impl Server {
         let own = |name: &str| {
             let line = Line::default();
             line.connect(Some(self.gate.as_user(Identity::new(name, &[]))));
-            Link::new(&line, &around.clock, &around.random, &around.faults)
+            Link::over(&line, &around.clock, &around.random, &around.faults)
         };
         let api: Arc<dyn Api> = own("system:kube-controller-manager");
         let all = controllers::all(&settings(&around.clock));

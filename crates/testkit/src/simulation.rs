@@ -72,7 +72,7 @@ impl Simulation {
         let mut witness = Witness::new(!harsh);
         let server = Server::start(SimulatedDisk::new(numbers(2)), &around, &line).await;
         witness.follow(&server.store);
-        let link = |random: &Random| Link::new(&line, &around.clock, random, &around.faults);
+        let link = |random: &Random| Link::over(&line, &around.clock, random, &around.faults);
         let nodes = (0..NODES).map(|number| {
             let own = numbers(10 + number as u64);
             let failing = harsh && own.chance(1, 3);
