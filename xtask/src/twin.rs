@@ -43,7 +43,10 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
     };
     for name in ["etcd", "kube-apiserver"] {
         if !binaries.join(name).exists() {
-            bail!("there is no {name} in {}; run cargo xtask upstream, or name --binaries", binaries.display());
+            bail!(
+                "there is no {name} in {}; run cargo xtask upstream, or name --binaries",
+                binaries.display()
+            );
         }
     }
     record(project, &binaries)?;
@@ -109,35 +112,42 @@ impl Upstream {
         };
         let etcd = format!("http://127.0.0.1:{client}");
         let data = scratch.join("etcd");
-        upstream.spawn(command(binaries.join("etcd"), [
-            format!("--data-dir={}", data.display()),
-            format!("--listen-client-urls={etcd}"),
-            format!("--advertise-client-urls={etcd}"),
-            format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-            "--log-level=error".to_owned(),
-        ]))?;
+        upstream.spawn(command(
+            binaries.join("etcd"),
+            [
+                format!("--data-dir={}", data.display()),
+                format!("--listen-client-urls={etcd}"),
+                format!("--advertise-client-urls={etcd}"),
+                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
+                "--log-level=error".to_owned(),
+            ],
+        ))?;
         let key = scratch.join("accounts.key");
         command::read(&mut command("openssl", ["genrsa", "-out", &key.to_string_lossy(), "2048"]))?;
-        let lines = USERS.iter().map(|(name, groups)| format!("{},{name},,\"{}\"\n", token(name), groups.join(",")));
+        let lines =
+            USERS.iter().map(|(name, groups)| format!("{},{name},,\"{}\"\n", token(name), groups.join(",")));
         let tokens = scratch.join("tokens.csv");
         fs::write(&tokens, lines.collect::<String>())?;
         let key = key.display();
-        upstream.spawn(command(binaries.join("kube-apiserver"), [
-            format!("--etcd-servers={etcd}"),
-            format!("--cert-dir={}", scratch.join("certificates").display()),
-            format!("--secure-port={secure}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
-            format!("--token-auth-file={}", tokens.display()),
-            format!("--service-account-key-file={key}"),
-            format!("--service-account-signing-key-file={key}"),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            "--authorization-mode=Node,RBAC".to_owned(),
-            "--enable-admission-plugins=NodeRestriction".to_owned(),
-            "--v=0".to_owned(),
-        ]))?;
+        upstream.spawn(command(
+            binaries.join("kube-apiserver"),
+            [
+                format!("--etcd-servers={etcd}"),
+                format!("--cert-dir={}", scratch.join("certificates").display()),
+                format!("--secure-port={secure}"),
+                "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".to_owned(),
+                "--endpoint-reconciler-type=none".to_owned(),
+                "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
+                format!("--token-auth-file={}", tokens.display()),
+                format!("--service-account-key-file={key}"),
+                format!("--service-account-signing-key-file={key}"),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                "--v=0".to_owned(),
+            ],
+        ))?;
         for _ in 0..READY_TRIES {
             let ready = upstream.curl("GET", "/readyz", "admin").output().context("curl is not installed")?;
             if ready.stdout.ends_with(b"ok") {
@@ -161,7 +171,8 @@ impl Upstream {
 
     fn curl(&self, method: &str, path: &str, user: &str) -> Command {
         let url = format!("{}{path}", self.base);
-        let mut curl = command("curl", ["--silent", "--insecure", "--include", "--http1.1", "--globoff", "--request"]);
+        let mut curl =
+            command("curl", ["--silent", "--insecure", "--include", "--http1.1", "--globoff", "--request"]);
         curl.args([method, url.as_str(), "--header", "expect:"]);
         if method == "HEAD" {
             curl.arg("--head");
@@ -189,14 +200,18 @@ impl Upstream {
         let end = output.windows(4).position(|bytes| bytes == b"\r\n\r\n");
         let end = end.with_context(|| format!("no answer to {}", request.name))?;
         let head = String::from_utf8_lossy(&output[..end]).into_owned();
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("an answer has a code")?;
+        let code =
+            head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("an answer has a code")?;
         let body = &output[end + 4..];
         show(body);
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in head.lines().filter_map(|line| line.split_once(": ")) {
             let name = name.to_lowercase();
             if HEADERS.contains(&name.as_str()) {
-                headers.entry(name).and_modify(|all| *all = format!("{all}, {value}")).or_insert_with(|| value.to_owned());
+                headers
+                    .entry(name)
+                    .and_modify(|all| *all = format!("{all}, {value}"))
+                    .or_insert_with(|| value.to_owned());
             }
         }
         Ok(Answer::new(code, headers, body))

@@ -80,7 +80,8 @@ fn text(word: &str) -> String {
         && !word.contains(": ")
         && !word.ends_with(':')
         && !word.ends_with(' ');
-    if plain { word.to_owned() } else { quoted(word) }
+    // Records of managers are full of lone dots, and a lone dot is nothing but a text.
+    if plain || word == "." { word.to_owned() } else { quoted(word) }
 }
 
 /// As JSON, and what YAML calls not printable is escaped beyond JSON's need.

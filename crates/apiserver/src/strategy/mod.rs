@@ -224,6 +224,7 @@ pub fn of(resource: &GroupResource) -> &'static dyn Strategy {
 /// Upstream sets it in the `PrepareForCreate` of each.
 const COUNTED: &[(&str, &str)] = &[
     ("", "pods"),
+    ("", "podtemplates"),
     ("", "replicationcontrollers"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
@@ -236,6 +237,7 @@ const COUNTED: &[(&str, &str)] = &[
     ("apps", "deployments"),
     ("apps", "replicasets"),
     ("apps", "statefulsets"),
+    ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),
     ("batch", "jobs"),
     ("discovery.k8s.io", "endpointslices"),

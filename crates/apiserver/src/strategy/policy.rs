@@ -4,7 +4,7 @@ use api::status::Cause;
 use api::validation::{Path, cause, names, selectors};
 use api::value::Value;
 
-use super::{Context, Strategy, words};
+use super::{Context, Generation, Strategy, words};
 
 /// How the names of the cluster's own priorities begin, and the highest that users may define.
 const SYSTEM_PREFIX: &str = "system-";
@@ -58,6 +58,19 @@ impl Strategy for DisruptionBudgets {
 impl Strategy for PriorityClasses {
     fn resources(&self) -> &'static [(&'static str, &'static str)] {
         &[("scheduling.k8s.io", "priorityclasses")]
+    }
+
+    /// It is 1 for ever.
+    fn generation(&self) -> Generation {
+        Generation::Own
+    }
+
+    fn prepare_create(&self, object: &mut Value, _context: &Context<'_>) {
+        object.set(&["metadata", "generation"], 1);
+    }
+
+    fn prepare_update(&self, new: &mut Value, _old: &Value, _context: &Context<'_>) {
+        new.set(&["metadata", "generation"], 1);
     }
 
     fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {

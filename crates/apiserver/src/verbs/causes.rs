@@ -14,9 +14,11 @@ pub fn merged(kind: &Kind, table: Vec<Cause>, strategy: Vec<Cause>) -> Vec<Cause
     if table.is_empty() || strategy.is_empty() {
         return if table.is_empty() { strategy } else { table };
     }
-    let mut all: Vec<(Place, Cause)> = strategy.into_iter().map(|cause| (place(kind, &cause.field), cause)).collect();
+    let mut all: Vec<(Place, Cause)> =
+        strategy.into_iter().map(|cause| (place(kind, &cause.field), cause)).collect();
     let mut from = 0;
-    let mut table: Vec<(Place, Cause)> = table.into_iter().map(|cause| (place(kind, &cause.field), cause)).collect();
+    let mut table: Vec<(Place, Cause)> =
+        table.into_iter().map(|cause| (place(kind, &cause.field), cause)).collect();
     table.sort_by(|one, other| one.0.cmp(&other.0));
     for (place, cause) in table {
         let at = all[from..].iter().position(|(other, _)| *other > place).map_or(all.len(), |at| from + at);
@@ -56,10 +58,17 @@ mod tests {
     fn the_causes_come_as_the_members_do() {
         let pods = kinds::find(&names::PODS).unwrap();
         let causes = |paths: &[&str]| -> Vec<Cause> {
-            paths.iter().map(|path| Cause { reason: "".into(), message: String::new(), field: (*path).to_owned() }).collect()
+            paths
+                .iter()
+                .map(|path| Cause { reason: "".into(), message: String::new(), field: (*path).to_owned() })
+                .collect()
         };
         let table = causes(&["spec.dnsPolicy", "spec.containers[0].image", "spec.containers[1].image"]);
-        let strategy = causes(&["spec.containers[0].name", "spec.containers[0].ports[0].containerPort", "spec.restartPolicy"]);
+        let strategy = causes(&[
+            "spec.containers[0].name",
+            "spec.containers[0].ports[0].containerPort",
+            "spec.restartPolicy",
+        ]);
         let paths: Vec<String> = merged(pods, table, strategy).into_iter().map(|cause| cause.field).collect();
         let expect = [
             "spec.containers[0].name",

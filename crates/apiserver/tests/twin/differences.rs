@@ -42,7 +42,8 @@ impl Differences {
 fn entry(line: &str) -> Entry {
     let mut parts = line.splitn(3, " | ").map(str::trim);
     let (request, path, reason) = (parts.next(), parts.next(), parts.next());
-    let (Some(request), Some(path), Some(_)) = (request, path, reason.filter(|reason| !reason.is_empty())) else {
+    let (Some(request), Some(path), Some(_)) = (request, path, reason.filter(|reason| !reason.is_empty()))
+    else {
         panic!("a known difference is `request | path | reason`: {line:?}");
     };
     Entry { request: request.to_owned(), path: path.to_owned(), line: line.to_owned(), seen: false }
@@ -52,9 +53,9 @@ fn entry(line: &str) -> Entry {
 fn fits(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((before, after)) => text
-            .strip_prefix(before)
-            .is_some_and(|rest| rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| fits(after, &rest[at..]))),
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| fits(after, &rest[at..]))
+        }),
     }
 }
 
@@ -83,7 +84,8 @@ pub fn between(upstream: &Answer, ours: &Answer) -> Vec<(String, String)> {
     }
     for name in HEADERS {
         if upstream.headers.get(name) != ours.headers.get(name) {
-            let shown = format!("upstream {:?}, ours {:?}", upstream.headers.get(name), ours.headers.get(name));
+            let shown =
+                format!("upstream {:?}, ours {:?}", upstream.headers.get(name), ours.headers.get(name));
             found.push((format!("headers.{name}"), shown));
         }
     }
@@ -115,7 +117,9 @@ fn compare(path: &str, upstream: &Value, ours: &Value, found: &mut Vec<(String, 
                 }
             }
         }
-        _ if upstream != ours => found.push((path.to_owned(), format!("\n    upstream {upstream}\n    ours     {ours}"))),
+        _ if upstream != ours => {
+            found.push((path.to_owned(), format!("\n    upstream {upstream}\n    ours     {ours}")))
+        }
         _ => {}
     }
 }

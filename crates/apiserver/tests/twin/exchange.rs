@@ -28,8 +28,11 @@ pub const USER_AGENT: &str = "twin/1";
 /// What is compared of the headers of an answer.
 pub const HEADERS: [&str; 4] = ["content-type", "retry-after", "warning", "allow"];
 /// The users of requests and their groups; `nobody` sends no credentials.
-pub const USERS: [(&str, &[&str]); 3] =
-    [("admin", &["system:masters"]), ("visitor", &["visitors"]), ("system:node:twin-node", &["system:nodes"])];
+pub const USERS: [(&str, &[&str]); 3] = [
+    ("admin", &["system:masters"]),
+    ("visitor", &["visitors"]),
+    ("system:node:twin-node", &["system:nodes"]),
+];
 
 /// Keys whose texts differ between any two servers, and what is shown instead.
 const MASKED_KEYS: [(&str, &str); 6] = [
@@ -97,7 +100,9 @@ pub fn parse(file: &str, text: &str) -> Vec<Request> {
         for line in head.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             if let Some(user) = line.strip_prefix("@user ") {
                 request.user = user.to_owned();
-            } else if let Some((name, path)) = line.strip_prefix("@keep ").and_then(|rest| rest.split_once(' ')) {
+            } else if let Some((name, path)) =
+                line.strip_prefix("@keep ").and_then(|rest| rest.split_once(' '))
+            {
                 request.keep.push((name.to_owned(), path.to_owned()));
             } else if request.method.is_empty() {
                 let (method, path) = line.split_once(' ').unwrap_or_else(|| panic!("no path in {line:?}"));
@@ -152,7 +157,9 @@ impl Kept {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         for (name, path) in &request.keep {
             let pointer = format!("/{}", path.replace('.', "/"));
-            let found = body.pointer(&pointer).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            let found = body
+                .pointer(&pointer)
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             self.0.insert(name.clone(), found.unwrap_or_else(|| format!("no-{name}")));
         }
     }
@@ -167,14 +174,20 @@ impl Answer {
             .or_else(|_| lines().map(Value::Array))
             .unwrap_or_else(|_| Value::String(text.lines().map(mask_line).collect::<Vec<_>>().join("\n")));
         mask(&mut body, "");
-        Self { code, headers: headers.into_iter().map(|(name, value)| (name, mask_text(&value))).collect(), body }
+        Self {
+            code,
+            headers: headers.into_iter().map(|(name, value)| (name, mask_text(&value))).collect(),
+            body,
+        }
     }
 }
 
 fn mask(value: &mut Value, key: &str) {
     match value {
         Value::Object(map) => mask_map(map),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, key.strip_suffix('s').unwrap_or(key))),
+        Value::Array(items) => {
+            items.iter_mut().for_each(|item| mask(item, key.strip_suffix('s').unwrap_or(key)))
+        }
         Value::String(text) => {
             let masked = MASKED_KEYS.iter().find(|(name, _)| *name == key);
             *text = match masked {
@@ -247,7 +260,9 @@ pub fn mask_text(text: &str) -> String {
     }
     // The age of what was just made, alone in a cell of a table.
     let age = text.strip_suffix("s").or_else(|| text.strip_suffix("ms"));
-    if age.is_some_and(|number| !number.is_empty() && number.len() < 3 && number.bytes().all(|b| b.is_ascii_digit())) {
+    if age.is_some_and(|number| {
+        !number.is_empty() && number.len() < 3 && number.bytes().all(|b| b.is_ascii_digit())
+    }) {
         return "<age>".to_owned();
     }
     out
@@ -268,7 +283,8 @@ fn masks(text: &str) -> Option<(usize, &'static str)> {
         return Some((36, "<uid>"));
     }
     if fits("9999-99-99T99:99:99") {
-        let length = 19 + text[19..].bytes().take_while(|byte| byte.is_ascii_digit() || b".Z".contains(byte)).count();
+        let length =
+            19 + text[19..].bytes().take_while(|byte| byte.is_ascii_digit() || b".Z".contains(byte)).count();
         return Some((length, "<time>"));
     }
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

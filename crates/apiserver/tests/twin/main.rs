@@ -28,7 +28,8 @@ async fn the_gate_answers_as_upstream_does() {
     for file in exchange::files(&folder().join("requests")) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let requests = exchange::parse(&name, &fs::read_to_string(&file).unwrap());
-        let recorded = fs::read_to_string(folder().join("answers").join(format!("{name}.jsonl"))).unwrap_or_default();
+        let recorded =
+            fs::read_to_string(folder().join("answers").join(format!("{name}.jsonl"))).unwrap_or_default();
         let recorded: BTreeMap<String, Answer> = recorded.lines().map(differences::read).collect();
         for request in requests {
             let ours = world.send(&kept.fill(&request), |body| kept.keep(&request, body)).await;

@@ -44,7 +44,8 @@ impl Dialer for Nowhere {
 impl World {
     /// Opens a gate with what every server begins with, and serves it.
     pub async fn open() -> Self {
-        let (clock, random, stopper, tasks) = (Clock::system(), Random::seeded(1), Stopper::new(), Tasks::new());
+        let (clock, random, stopper, tasks) =
+            (Clock::system(), Random::seeded(1), Stopper::new(), Tasks::new());
         let authority = Authority::create("twin", clock.now()).unwrap();
         let roots = Roots::new(authority.certificate_pem()).unwrap();
         let issue = |name: &str, groups: &[&str], usage| {
@@ -59,7 +60,8 @@ impl World {
             Presented::new(&authority.issue(&leaf, clock.now()).unwrap()).unwrap()
         };
         let disk = store::SimulatedDisk::new(random.clone());
-        let options = store::Options { growth_bytes: 4096, ..store::Options::new(disk, clock.clone(), random.clone()) };
+        let options =
+            store::Options { growth_bytes: 4096, ..store::Options::new(disk, clock.clone(), random.clone()) };
         let gate = Gate::open(Config {
             store: store::Store::open(options, Record::decode()).unwrap(),
             clock: clock.clone(),
@@ -108,7 +110,8 @@ impl World {
         for (name, value) in &request.headers {
             built = built.header(name, value);
         }
-        let client = self.clients.get(request.user.as_str()).unwrap_or_else(|| panic!("no user {}", request.user));
+        let client =
+            self.clients.get(request.user.as_str()).unwrap_or_else(|| panic!("no user {}", request.user));
         let body = if request.body.is_empty() { Body::Empty } else { Body::from(request.body.clone()) };
         let response = client.send(built.body(body).unwrap()).await;
         let response = response.unwrap_or_else(|error| panic!("{}: {error}", request.name));
@@ -118,7 +121,8 @@ impl World {
         show(&bytes);
         let mut headers = BTreeMap::new();
         for name in HEADERS {
-            let all: Vec<&str> = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+            let all: Vec<&str> =
+                parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
             if !all.is_empty() {
                 headers.insert(name.to_owned(), all.join(", "));
             }

@@ -151,10 +151,9 @@ fn next_free(ranges: &Ranges, family: &str, lookups: &dyn Lookups) -> Option<IpA
 
 fn claim(ranges: &Ranges, asked: &str, lookups: &dyn Lookups) -> Result<IpAddr, String> {
     let address: IpAddr = asked.parse().map_err(|_| format!("failed to parse service IP \"{asked}\""))?;
-    let own = || ranges.of(family(address));
-    let cidr = own()
+    let cidr = ranges
+        .of(family(address))
         .find(|cidr| cidr.contains(address))
-        .or_else(|| own().next())
         .ok_or("the provided network does not match the current range")?;
     let in_range = bits(address).checked_sub(bits(nth(cidr, 0))).is_some_and(|index| index < size(cidr));
     if !in_range {

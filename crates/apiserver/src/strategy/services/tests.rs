@@ -98,7 +98,7 @@ fn addresses_that_cannot_be_had_are_refused_as_upstream_does() {
     check(
         "1.2.3.4",
         "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"1.2.3.4\"]: failed to allocate IP 1.2.3.4: the \
-         provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.96.0.0/16",
+         provided network does not match the current range",
     );
     check(
         "fd00::1",
