@@ -78,7 +78,7 @@ fn shrink_old(sets: &mut Sets, limits: &Limits) {
     if sets.old().all(|set| set.replicas == 0) {
         return;
     }
-    let new_unavailable = sets.new_set().map_or(0, |new| new.replicas - new.available);
+    let new_unavailable = sets.new_set().map_or(0, |new| (new.replicas - new.available).max(0));
     let mut budget = sets.total() - limits.floor() - new_unavailable;
     if budget <= 0 {
         return;

@@ -147,9 +147,10 @@ impl Sets {
             + self.created.as_ref().map_or(0, |new| new.replicas)
     }
 
-    /// Available pods of all sets together.
+    /// Available pods of all sets together. A set that has just shrunk may still tell of pods that it no longer
+    /// wants; counting those would let others go too early.
     pub fn available(&self) -> i64 {
-        self.sets.iter().map(|set| set.available).sum()
+        self.sets.iter().map(|set| set.available.min(set.replicas)).sum()
     }
 
     /// Whether a set with pods was sized for another total: the Deployment has been scaled.
