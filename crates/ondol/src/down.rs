@@ -129,9 +129,7 @@ fn wipe(
 ) -> anyhow::Result<()> {
     let record = layout.network_record();
     if node::network::wipe(&layout.instance, &record).is_err() {
-        // A damaged record must not keep links and tables alive.
-        let _ = std::fs::remove_file(&record);
-        node::network::wipe(&layout.instance, &record)?;
+        wipe_network_without_record(layout)?;
     }
     steps.done("links, rules and settings are removed");
     for folder in [layout.pods(), layout.data.clone(), layout.run.clone()] {
@@ -152,6 +150,16 @@ fn wipe(
             steps.done(&format!("context {} is removed from {}", layout.context(), path.display()));
         }
     }
+    Ok(())
+}
+
+/// The file that tells the machine's former settings is damaged: the bridge, if it is still there, tells them too.
+fn wipe_network_without_record(layout: &Layout) -> anyhow::Result<()> {
+    let network = net::link::Network::open(&layout.instance)?;
+    let mut record = net::sysctl::Record::default();
+    // Without a bridge nobody knows them any more.
+    let _ = network.enable_forwarding(&mut record);
+    network.remove_all(&record)?;
     Ok(())
 }
 

@@ -22,8 +22,6 @@ use crate::run::{Role, make_private, run};
 const LOOK: Duration = Duration::from_millis(5);
 /// Lines of the log that are shown when the start fails.
 const TAIL_LINES: usize = 5;
-/// The log is begun anew when it is larger than this at a start.
-const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Starts the instance.
 pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<()> {
@@ -103,12 +101,9 @@ fn prepare(layout: &Layout, options: &Up) -> anyhow::Result<Facts> {
 /// Starts ourselves again, free of this terminal.
 fn spawn(layout: &Layout) -> anyhow::Result<Child> {
     let path = layout.log();
-    let fresh = std::fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX);
     let log = File::options()
         .create(true)
-        .append(!fresh)
-        .write(true)
-        .truncate(fresh)
+        .append(true)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     let program = std::env::current_exe().context("cannot find our own program")?;
