@@ -20,6 +20,10 @@ use crate::run::{Role, make_private, run};
 
 /// How often the background process is looked for until it answers.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a killed process may take to let go of what it holds.
+const DYING: Duration = Duration::from_secs(5);
+/// How long its port may stay taken after that.
+const LETTING_GO: Duration = Duration::from_millis(500);
 /// Lines of the log that are shown when the start fails.
 const TAIL_LINES: usize = 5;
 
@@ -31,14 +35,13 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     let admin = Admin::new(&layout.admin_socket());
     let node = node_name(options.node_name.as_deref())?;
     if arguments.detached || options.foreground {
-        let facts = prepare(&layout, options)?;
+        let facts = prepare(&layout, options, clock)?;
         if !arguments.detached && !options.no_kubeconfig {
             remember(arguments, &layout, facts.clone(), clock)?;
         }
         return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
     }
-    if runtime.block_on(admin.is_alive()) {
-        let status = runtime.block_on(admin.get("/status"))?;
+    if let Some(status) = runtime.block_on(running(&admin, clock)) {
         println!(
             "ondol already runs (instance {}, pid {}, {}); \"ondol status\" tells more",
             layout.instance,
@@ -48,7 +51,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         return Ok(());
     }
     let mut steps = Steps::new(clock);
-    let facts = prepare(&layout, options)?;
+    let facts = prepare(&layout, options, clock)?;
     steps.done("the machine has what is needed");
     let mut child = spawn(&layout)?;
     let waited = runtime.block_on(async {
@@ -71,6 +74,22 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     Ok(())
 }
 
+/// What the running instance says of itself; `None` if there is none. One that was just killed still takes
+/// connections while it dies, and holds its port and its store: it is waited for.
+async fn running(admin: &Admin, clock: &Clock) -> Option<Value> {
+    let end = clock.monotonic() + DYING;
+    while admin.is_alive().await {
+        if let Ok(status) = admin.get("/status").await {
+            return Some(status);
+        }
+        if clock.monotonic() > end {
+            return None;
+        }
+        clock.sleep(LOOK).await;
+    }
+    None
+}
+
 /// The machine's name as a node may be called.
 pub fn node_name(wanted: Option<&str>) -> anyhow::Result<String> {
     let own = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
@@ -86,16 +105,27 @@ pub fn node_name(wanted: Option<&str>) -> anyhow::Result<String> {
 }
 
 /// Everything that can be known to fail before anything is touched.
-fn prepare(layout: &Layout, options: &Up) -> anyhow::Result<Facts> {
+fn prepare(layout: &Layout, options: &Up, clock: &Clock) -> anyhow::Result<Facts> {
     checks::kernel()?;
     let facts = Facts::load_or_choose(layout, &options.ranges)?;
     checks::ranges(layout, &facts)?;
-    checks::port(facts.api_port)?;
+    free_port(facts.api_port, clock)?;
     checks::data(layout)?;
     make_private(&layout.data)?;
     make_private(&layout.run)?;
     facts.write(layout)?;
     Ok(facts)
+}
+
+/// The port is free, at the latest when a process that was just killed has let go of it.
+fn free_port(port: u16, clock: &Clock) -> anyhow::Result<()> {
+    let end = clock.monotonic() + LETTING_GO;
+    loop {
+        match checks::port(port) {
+            Err(_) if clock.monotonic() < end => std::thread::sleep(LOOK),
+            other => return other,
+        }
+    }
 }
 
 /// Starts ourselves again, free of this terminal.

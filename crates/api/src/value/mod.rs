@@ -6,7 +6,6 @@
 mod parse;
 mod write;
 
-
 use compact_str::CompactString;
 
 pub use parse::{Duplicate, MAX_DEPTH, ParseError, Parsed, parse, parse_tracking_duplicates};
@@ -384,7 +383,8 @@ mod tests {
 
     #[test]
     fn of_equal_keys_the_last_wins() {
-        let map = Map::from_pairs(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
+        let map =
+            Map::from_pairs(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
         assert_eq!(Value::from(map).to_string(), r#"{"a":2,"b":3}"#);
     }
 
