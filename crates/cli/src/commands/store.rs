@@ -13,6 +13,9 @@ pub fn store(verb: &Store, codec: u32) -> anyhow::Result<()> {
     match verb {
         Store::Inspect { folder } => {
             let inspection = store::log::inspect(&open(folder)?, codec)?;
+            if inspection.files.is_empty() {
+                bail!("{} holds no store; one lies at <data-dir>/store", folder.display());
+            }
             print!("{}", text(&inspection));
             if !inspection.damage.is_empty() {
                 bail!("{}; \"ondol store salvage\" saves what is left", inspection.summary());
@@ -40,7 +43,14 @@ fn open(folder: &Path) -> anyhow::Result<store::Folder> {
 fn text(inspection: &Inspection) -> String {
     let mut text = format!("revision {}, {} keys\n", inspection.revision, inspection.keys);
     for file in &inspection.files {
-        text.push_str(&format!("{file:?}\n"));
+        let torn = match file.torn_bytes {
+            0 => String::new(),
+            bytes => format!(", {bytes} bytes of an unfinished write at its end"),
+        };
+        text.push_str(&format!(
+            "{}: {} frames up to byte {} of {}, revision {}{torn}\n",
+            file.path, file.frames, file.whole_bytes, file.size_bytes, file.revision
+        ));
     }
     for damage in &inspection.damage {
         text.push_str(&format!("damaged: {damage}\n"));
