@@ -186,7 +186,11 @@ fn mask(value: &mut Value, key: &str) {
     match value {
         Value::Object(map) => mask_map(map),
         Value::Array(items) => {
-            items.iter_mut().for_each(|item| mask(item, key.strip_suffix('s').unwrap_or(key)))
+            items.iter_mut().for_each(|item| mask(item, key.strip_suffix('s').unwrap_or(key)));
+            // They are ordered by their seconds, and where a second ends is chance.
+            if key == "managedFields" {
+                items.sort_by_key(Value::to_string);
+            }
         }
         Value::String(text) => {
             let masked = MASKED_KEYS.iter().find(|(name, _)| *name == key);
