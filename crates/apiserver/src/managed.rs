@@ -26,7 +26,8 @@ pub fn on_update(
     let about = &kind.group_resource;
     let reset = reset_fields(&about.group, &about.resource, subresource);
     let api_version = kind.api_version();
-    let write = Write { manager, api_version: &api_version, subresource, now, ty: kind.facts.ty, reset: &reset };
+    let write =
+        Write { manager, api_version: &api_version, subresource, now, ty: kind.facts.ty, reset: &reset };
     if kind.is_stored_version() {
         managed::update(old, new, &write);
         return Ok(());

@@ -279,7 +279,10 @@ mod tests {
     #[test]
     fn wrong_options_are_named() {
         let status = write_options(Query::new("fieldValidation=Loud"), "CreateOptions").unwrap_err();
-        assert!(status.message.contains("supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""), "{status}");
+        assert!(
+            status.message.contains("supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""),
+            "{status}"
+        );
         assert!(write_options(Query::new("dryRun=Some"), "CreateOptions").is_err());
         assert!(write_options(Query::new("dryRun=All"), "CreateOptions").unwrap().dry_run);
     }

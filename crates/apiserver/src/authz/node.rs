@@ -145,7 +145,9 @@ fn lease(node: &str, verb: &str, namespace: &str, name: &str) -> Result<(), Stri
 /// What [`decide`] could not see, because the name of a create is in its body: a node registers itself alone.
 pub(super) fn may_create(node: &str, group: &str, resource: &str, name: &str) -> Result<(), String> {
     match (group, resource) {
-        ("", "nodes") if name != node => Err(format!("node \"{node}\" is not allowed to modify node \"{name}\"")),
+        ("", "nodes") if name != node => {
+            Err(format!("node \"{node}\" is not allowed to modify node \"{name}\""))
+        }
         ("coordination.k8s.io", "leases") if name != node => {
             Err("can only access node lease with the same name as the requesting node".to_owned())
         }

@@ -194,7 +194,11 @@ impl Exchange<'_> {
         let Some(kind) = kinds::find(&info.resource) else {
             let group = &info.resource.group;
             let known = api::table::kinds().groups().iter().any(|known| known.name == group.as_str());
-            return if known { Err(kinds::not_found()) } else { Ok(render::text(404, "404 page not found\n")) };
+            return if known {
+                Err(kinds::not_found())
+            } else {
+                Ok(render::text(404, "404 page not found\n"))
+            };
         };
         require_path(request.method(), info, kind)?;
         if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
@@ -328,7 +332,9 @@ fn require_path(method: &Method, info: &Info, kind: &Kind) -> Result<(), Status>
         return Err(kinds::not_found());
     }
     let fits = match info.verb {
-        "create" => (!info.name_in_path || !info.subresource.is_empty()) && (in_namespace || !kind.namespaced),
+        "create" => {
+            (!info.name_in_path || !info.subresource.is_empty()) && (in_namespace || !kind.namespaced)
+        }
         "update" | "patch" => info.name_in_path,
         "deletecollection" => in_namespace || !kind.namespaced,
         _ => true,
@@ -357,7 +363,9 @@ async fn read_body(body: Body) -> Result<Bytes, Status> {
 /// What upstream warns of whoever uses a resource that has a successor.
 fn deprecation(kind: &Kind) -> Option<&'static str> {
     match (kind.facts.group, kind.facts.resource) {
-        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
         ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,
     }

@@ -301,7 +301,11 @@ impl Token {
                 name: parts.next()?.into(),
             })
         };
-        read().ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid: it was not made by this server"))
+        read().ok_or_else(|| {
+            Status::bad_request(
+                "invalid continue token: continue key is not valid: it was not made by this server",
+            )
+        })
     }
 }
 

@@ -106,8 +106,10 @@ pub async fn call(gate: &Gate, caller: &Caller<'_>, call: &Call) -> Result<Outco
 
 /// The path is there, the verb is not.
 pub fn method_not_allowed() -> Status {
-    let mut status =
-        Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource");
+    let mut status = Status::new(
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    );
     status.details = Some(Box::default());
     status
 }

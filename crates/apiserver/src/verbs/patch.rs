@@ -69,7 +69,8 @@ fn unreadable(patch_kind: PatchKind, patched: &[u8], patch: &Value, status: Stat
 fn go_words(value: &Value) -> String {
     let all = |words: Vec<String>| words.join(" ");
     if let Some(map) = value.as_object() {
-        let mut words: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go_words(value))).collect();
+        let mut words: Vec<String> =
+            map.iter().map(|(key, value)| format!("{key}:{}", go_words(value))).collect();
         words.sort();
         return format!("map[{}]", all(words));
     }
