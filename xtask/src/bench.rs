@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: runs benchmarks and records what they print, with the command that repeats it.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
+use crate::load;
 use crate::project::Project;
 
 /// Each benchmark: its name, the package and the benchmark binary of it, what it measures.
@@ -13,6 +15,9 @@ const BENCHES: [(&str, &str, &str, &str); 3] = [
     ("net", "net", "packets", "Loading 1,000 Services with 3 endpoints, and changing one"),
     ("sandbox", "sandbox", "start", "Starting a pod process and a container in it"),
 ];
+
+/// The comparison with upstream's API server, which is no `cargo bench` binary.
+const GATE: &str = "gate";
 
 /// What `cargo xtask bench` is told.
 #[derive(clap::Args)]
@@ -23,7 +28,7 @@ pub struct Arguments {
 
 /// Runs benchmarks, each in release, one after the other, and puts their sections into BENCHMARKS.md.
 pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
-    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).collect();
+    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE]).collect();
     if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
     }
@@ -46,13 +51,27 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             machine()?,
             printed.trim_end()
         );
-        let text = match path.exists() {
-            true => fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
-            false => "# Benchmarks\n".to_owned(),
-        };
-        fs::write(&path, with_section(&text, name, &section))?;
+        record(&path, name, &section)?;
+    }
+    if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == GATE) {
+        let table = load::compare(project)?;
+        let section = format!(
+            "Our API server and upstream's (kube-apiserver with etcd) under the same load, in one run. \
+             `cargo xtask bench {GATE}` on {}:\n\n{table}",
+            machine()?
+        );
+        record(&path, GATE, &section)?;
     }
     Ok(())
+}
+
+/// Puts a section into the file of results.
+fn record(path: &Path, name: &str, section: &str) -> Result<()> {
+    let text = match path.exists() {
+        true => fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
+        false => "# Benchmarks\n".to_owned(),
+    };
+    fs::write(path, with_section(&text, name, section)).with_context(|| format!("writing {}", path.display()))
 }
 
 /// The machine in a few words.

@@ -43,6 +43,7 @@ struct Peer {
     token: Option<&'static str>,
     processes: Vec<Child>,
     folder: tempfile::TempDir,
+    tasks: base::Tasks,
 }
 
 impl Drop for Peer {
@@ -84,15 +85,18 @@ struct Figure {
 
 fn ondol(project: &Project) -> Result<Peer> {
     let folder = tempfile::tempdir()?;
-    let mut build = command("cargo", ["build", "--release", "--locked", "--package", "apiserver", "--example", "serve"]);
+    let mut build =
+        command("cargo", ["build", "--release", "--locked", "--package", "apiserver", "--example", "serve"]);
     command::run(build.current_dir(project.root()))?;
     let binary = find(&project.root().join("target"), "release/examples/serve")?;
-    let process = Command::new(binary).arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let process =
+        Command::new(binary).arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let kubeconfig = wait_for(&folder.path().join("kubeconfig"))?;
     let config: serde_json::Value = serde_json::from_str(&kubeconfig)?;
     let decode = |value: &serde_json::Value| -> Result<String> {
         use base64::Engine;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().context("the kubeconfig lacks a field")?)?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(value.as_str().context("the kubeconfig lacks a field")?)?;
         Ok(String::from_utf8(bytes)?)
     };
     let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
@@ -101,7 +105,11 @@ fn ondol(project: &Project) -> Result<Peer> {
         chain_pem: decode(&user["client-certificate-data"])?,
         key_pem: decode(&user["client-key-data"])?,
     };
-    let tls = client_config(Roots::new(&decode(&cluster["certificate-authority-data"])?)?, Presented::new(&pair)?)?;
+    let tls = client_config(
+        Roots::new(&decode(&cluster["certificate-authority-data"])?)?,
+        Presented::new(&pair)?,
+        &[b"http/1.1"],
+    )?;
     Ok(Peer {
         name: "Ondol",
         address: server.trim_start_matches("https://").parse()?,
@@ -109,6 +117,7 @@ fn ondol(project: &Project) -> Result<Peer> {
         token: None,
         processes: vec![process],
         folder,
+        tasks: base::Tasks::new(),
     })
 }
 
@@ -133,7 +142,7 @@ fn upstream(project: &Project) -> Result<Peer> {
     let tokens = folder.path().join("tokens");
     fs::write(&tokens, "bench,admin,admin,system:masters\n")?;
     let key = folder.path().join("key.pem");
-    fs::write(&key, rcgen_key()?)?;
+    fs::write(&key, token_key()?)?;
     let path = |path: &Path| path.display().to_string();
     processes.push(quiet(command(
         binary("kube-apiserver")?,
@@ -151,7 +160,7 @@ fn upstream(project: &Project) -> Result<Peer> {
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ],
     ))?);
-    let tls = client_config(Roots::any_server(), Presented::none())?;
+    let tls = client_config(Roots::any_server(), Presented::none(), &[b"http/1.1"])?;
     Ok(Peer {
         name: "upstream",
         address: SocketAddr::from(([127, 0, 0, 1], secure)),
@@ -159,14 +168,14 @@ fn upstream(project: &Project) -> Result<Peer> {
         token: Some("bench"),
         processes,
         folder,
+        tasks: base::Tasks::new(),
     })
 }
 
-fn rcgen_key() -> Result<String> {
-    let key = wire::jwt::SigningKey::generate()?;
+/// A key for upstream's tokens.
+fn token_key() -> Result<String> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("key");
-    drop(key);
     wire::jwt::SigningKey::load_or_create(&path)?;
     Ok(fs::read_to_string(path)?)
 }
@@ -200,7 +209,10 @@ impl Peer {
         let name = rustls::pki_types::ServerName::try_from("localhost")?;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::task::spawn(connection);
+        self.tasks.spawn("connection", async move {
+            // A connection that breaks shows in the request on it.
+            let _ = connection.await;
+        });
         Ok(sender)
     }
 
@@ -248,7 +260,8 @@ impl Peer {
         for process in &self.processes {
             let stat = fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
             let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            let number = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+            let number =
+                |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
             ticks += number(11) + number(12);
         }
         Ok(ticks as f64 / 100.0)
@@ -295,8 +308,9 @@ impl Peer {
 /// A pod of the size that real ones have (4.4 KB): one in ten carries the label that lists select.
 fn pod(name: &str, number: u64) -> Bytes {
     let group = if number.is_multiple_of(10) { "tenth" } else { "rest" };
-    let env: Vec<String> =
-        (0..40).map(|n| format!(r#"{{"name":"VARIABLE_{n:02}","value":"value of the variable number {n:02}"}}"#)).collect();
+    let env: Vec<String> = (0..40)
+        .map(|n| format!(r#"{{"name":"VARIABLE_{n:02}","value":"value of the variable number {n:02}"}}"#))
+        .collect();
     let text = format!(
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"group":"{group}","app":"bench"}},
 "annotations":{{"note":"{}"}}}},"spec":{{"containers":[{{"name":"main","image":"registry.example/team/app:v1.2.3",
@@ -313,11 +327,16 @@ async fn measure(peer: Peer, clock: &Clock) -> Result<Vec<(&'static str, Figure)
     eprintln!("{} is ready in {}", peer.name, peer.folder.path().display());
     let mut figures = Vec::new();
     let created = peer
-        .load(clock, CLIENTS, |n| peer.request("POST", pods, "application/json", pod(&format!("made-{n}"), 1)))
+        .load(clock, CLIENTS, |n| {
+            peer.request("POST", pods, "application/json", pod(&format!("made-{n}"), 1))
+        })
         .await?;
     figures.push(("create a pod object, 64 writers", created));
     let one = format!("{pods}/made-1");
-    figures.push(("get, 64 readers", peer.load(clock, CLIENTS, |_| peer.request("GET", &one, "", Bytes::new())).await?));
+    figures.push((
+        "get, 64 readers",
+        peer.load(clock, CLIENTS, |_| peer.request("GET", &one, "", Bytes::new())).await?,
+    ));
 
     let stored = "/api/v1/namespaces/kube-system/pods";
     let mut senders = peer.clients(8).await?;
@@ -332,7 +351,10 @@ async fn measure(peer: Peer, clock: &Clock) -> Result<Vec<(&'static str, Figure)
         result?;
     }
     let page = format!("{stored}?limit=500");
-    figures.push(("list with limit 500, gzip", peer.load(clock, 8, |_| peer.request("GET", &page, "", Bytes::new())).await?));
+    figures.push((
+        "list with limit 500, gzip",
+        peer.load(clock, 8, |_| peer.request("GET", &page, "", Bytes::new())).await?,
+    ));
     let labelled = format!("{stored}?labelSelector=group%3Dtenth");
     let listed = peer.load(clock, 8, |_| peer.request("GET", &labelled, "", Bytes::new())).await?;
     figures.push(("list by label, 400 of 4,000, gzip", listed));

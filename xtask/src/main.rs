@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod images;
+mod load;
 mod mutants;
 mod prerequisites;
 mod project;

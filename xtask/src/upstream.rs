@@ -128,6 +128,12 @@ fn go() -> Result<PathBuf> {
     bail!("there is no Go 1.{GO_MINOR} or later")
 }
 
+/// A binary of upstream's, built if the cache has none.
+pub fn binary(project: &Project, name: &str) -> Result<PathBuf> {
+    let kept = folder(project).join(name);
+    if kept.exists() { Ok(kept) } else { build(project, &go()?, name) }
+}
+
 /// Builds a binary unless the cache has it.
 fn build(project: &Project, go: &Path, name: &str) -> Result<PathBuf> {
     let binary = cached(project, name);
