@@ -94,7 +94,9 @@ struct Point {
 /// Runs the user's script against the debug binary; every point that the ledger requires must pass.
 fn script(project: &Project, kubectl: &Path) -> Result<Vec<Point>> {
     let ondol = project.binary("debug", "ondol");
-    command::run(command("cargo", ["build", "--locked", "--package", "ondol"]).current_dir(project.root()))?;
+    command::run(
+        command("cargo", ["build", "--locked", "--workspace", "--bin", "ondol"]).current_dir(project.root()),
+    )?;
     if !ondol.exists() {
         bail!("cargo built no {}", ondol.display());
     }
