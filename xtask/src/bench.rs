@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
 use crate::load;
+use crate::pods;
 use crate::project::Project;
 
 /// Each benchmark: its name, the package and the benchmark binary of it, what it measures.
@@ -18,6 +19,8 @@ const BENCHES: [(&str, &str, &str, &str); 3] = [
 
 /// The comparison with upstream's API server, which is no `cargo bench` binary.
 const GATE: &str = "gate";
+/// Pods on a whole instance.
+const PODS: &str = "pods";
 
 /// What `cargo xtask bench` is told.
 #[derive(clap::Args)]
@@ -28,7 +31,7 @@ pub struct Arguments {
 
 /// Runs benchmarks, each in release, one after the other, and puts their sections into BENCHMARKS.md.
 pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
-    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE]).collect();
+    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE, PODS]).collect();
     if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
     }
@@ -61,6 +64,15 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             machine()?
         );
         record(&path, GATE, &section)?;
+    }
+    if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == PODS) {
+        let table = pods::measure(project)?;
+        let section = format!(
+            "Pods on a whole instance, release, images local, as a client of the API sees them. \
+             `cargo xtask bench {PODS}` on {}:\n\n{table}",
+            machine()?
+        );
+        record(&path, PODS, &section)?;
     }
     Ok(())
 }

@@ -36,13 +36,13 @@ const CHANGES: usize = 100;
 const STORED: usize = 4000;
 
 /// A server under load.
-struct Peer {
+pub struct Peer {
     name: &'static str,
     address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
     token: Option<&'static str>,
     processes: Vec<Child>,
-    folder: tempfile::TempDir,
+    folder: Option<tempfile::TempDir>,
     tasks: base::Tasks,
 }
 
@@ -116,7 +116,7 @@ fn ondol(project: &Project) -> Result<Peer> {
         tls,
         token: None,
         processes: vec![process],
-        folder,
+        folder: Some(folder),
         tasks: base::Tasks::new(),
     })
 }
@@ -167,7 +167,7 @@ fn upstream(project: &Project) -> Result<Peer> {
         tls,
         token: Some("bench"),
         processes,
-        folder,
+        folder: Some(folder),
         tasks: base::Tasks::new(),
     })
 }
@@ -203,7 +203,37 @@ fn wait_for(path: &Path) -> Result<String> {
 }
 
 impl Peer {
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+    /// A running instance of ours, by what `ondol credential` and `ondol status -o json` say.
+    pub fn of_instance(credential: &serde_json::Value, status: &serde_json::Value) -> Result<Self> {
+        let text =
+            |value: &serde_json::Value| value.as_str().map(str::to_owned).context("a field is missing");
+        let given = &credential["status"];
+        let pair = wire::tls::KeyPair {
+            chain_pem: text(&given["clientCertificateData"])?,
+            key_pem: text(&given["clientKeyData"])?,
+        };
+        let tls = client_config(Roots::any_server(), Presented::new(&pair)?, &[b"http/1.1"])?;
+        let server = text(&status["server"])?;
+        Ok(Self {
+            name: "Ondol",
+            address: server.trim_start_matches("https://").parse()?,
+            tls,
+            token: None,
+            processes: Vec::new(),
+            folder: None,
+            tasks: base::Tasks::new(),
+        })
+    }
+
+    /// One request on a connection of its own; `Null` is no body.
+    pub async fn call(&self, method: &str, path: &str, body: &serde_json::Value) -> Result<u64> {
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let mut sender = self.connect().await?;
+        self.ask(&mut sender, self.request(method, path, "application/json", body)?).await
+    }
+
+    /// A connection.
+    pub async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let name = rustls::pki_types::ServerName::try_from("localhost")?;
@@ -216,7 +246,14 @@ impl Peer {
         Ok(sender)
     }
 
-    fn request(&self, method: &str, path: &str, content: &str, body: Bytes) -> Result<Request<Full<Bytes>>> {
+    /// A request as this server wants it.
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        content: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
         if let Some(token) = self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -324,7 +361,8 @@ fn pod(name: &str, number: u64) -> Bytes {
 async fn measure(peer: Peer, clock: &Clock) -> Result<Vec<(&'static str, Figure)>> {
     let pods = "/api/v1/namespaces/default/pods";
     peer.get_ready(clock).await?;
-    eprintln!("{} is ready in {}", peer.name, peer.folder.path().display());
+    let folder = peer.folder.as_ref().map(|folder| folder.path().display().to_string()).unwrap_or_default();
+    eprintln!("{} is ready in {folder}", peer.name);
     let mut figures = Vec::new();
     let created = peer
         .load(clock, CLIENTS, |n| {

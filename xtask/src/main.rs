@@ -8,6 +8,7 @@ mod command;
 mod images;
 mod load;
 mod mutants;
+mod pods;
 mod prerequisites;
 mod project;
 mod suite;
