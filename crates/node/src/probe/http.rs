@@ -1,7 +1,5 @@
 //! The one HTTP request of a probe or hook.
 
-use std::sync::Arc;
-
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -9,6 +7,7 @@ use k8s_openapi::api::core::v1::HTTPGetAction;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use wire::tls::{Presented, Roots, client_config};
 
 use super::{ANSWER_BYTES, Failure};
 
@@ -28,7 +27,10 @@ pub async fn get(action: &HTTPGetAction, host: String, port: u16) -> Result<(), 
     let request = request(action, &url, &format!("{bracketed}:{port}")).map_err(|error| failed(&error))?;
     let status = if https {
         let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()));
+        // Probes do not verify certificates: a pod's is mostly its own (as upstream).
+        let trusting =
+            client_config(Roots::any_server(), Presented::none(), &[]).map_err(|error| failed(&error))?;
+        let connector = tokio_rustls::TlsConnector::from(trusting);
         let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
         exchange(stream, request).await
     } else {
@@ -76,55 +78,4 @@ where
     };
     let (code, _) = futures::join!(answer, connection);
     code
-}
-
-/// Probes do not verify certificates: a pod's is mostly its own (as upstream).
-fn trusting() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the default versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting(provider)))
-        .with_no_client_auth()
-}
-
-#[derive(Debug)]
-struct Trusting(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
