@@ -1,0 +1,35 @@
+# 1: `ondol up`, its context, its own words. Sourced by tests/first-light.sh.
+
+up() { ondol up >"$scratch/up" 2>&1 || because "$(tail -n 3 "$scratch/up" | tr '\n' ' ')"; }
+up_says_steps() { [ "$(wc -l <"$scratch/up")" -ge 2 ] || because "it showed no steps"; }
+node_is_ready() { [ "$(k get nodes -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}')" = True ]; }
+context_is_current() {
+    local current; current=$(k config current-context)
+    case "$current" in ondol*) ;; *) because "the current context is \"$current\""; return 1;; esac
+    has "$(k config get-contexts -o name)" untouched
+}
+second_up() { prints "already runs" ondol up; }
+status_json() {
+    local out; out=$(ondol status -o json) || { because "$out"; return 1; }
+    for word in version pid node pods; do has "$out" "$word" || return 1; done
+}
+own_log() { [ -n "$(ondol logs 2>&1 | head -n 1)" ] || because "it has no log"; }
+
+point_1() {
+    k config set-cluster untouched --server=https://192.0.2.1 >/dev/null
+    k config set-context untouched --cluster=untouched >/dev/null
+    snapshot >"$scratch/before"
+    point 1.up up || true
+    if ! k get --raw /readyz >"$scratch/ready" 2>&1; then
+        fail 1.ready "the API does not answer: $(tail -n 1 "$scratch/ready")"
+        tail -n 20 "$scratch/up" >&2
+        exit 1
+    fi
+    point 1.ready node_is_ready
+    point 1.steps up_says_steps
+    point 1.context context_is_current
+    point 1.second-up second_up
+    point 1.status status_json
+    point 1.logs own_log
+    point 1.version prints 'Server Version: v1.37' k version
+}
