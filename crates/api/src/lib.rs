@@ -9,6 +9,7 @@
 //! - [`validation`]: the rules that all kinds share, and the words for what breaks them.
 //! - [`print`]: objects as rows of a table.
 //! - [`status`]: the one error that crosses the API.
+//! - [`time`]: the two forms of a time.
 //! - [`interface`]: `trait Api`, the narrow waist that loops, node, edge and console see.
 //!
 //! Everything here is synchronous and pure but for the trait's signatures. This crate knows no HTTP, no store
@@ -25,5 +26,6 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod time;
 pub mod validation;
 pub mod value;

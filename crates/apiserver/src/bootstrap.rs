@@ -19,7 +19,6 @@ use api::value::Value;
 
 use crate::gate::Gate;
 use crate::identity::Identity;
-use crate::verbs::timestamp;
 
 /// The name of the cluster's first ServiceCIDR.
 const DEFAULT_CIDR: &str = "kubernetes";
@@ -84,7 +83,7 @@ pub async fn run(gate: &Arc<Gate>, config: &Config) -> Result<(), Error> {
     for name in objects::NAMESPACES {
         keeper.ensure(&NAMESPACES, "", &objects::namespace(name), None).await?;
     }
-    service_range(&keeper, config, &timestamp(gate.now())).await?;
+    service_range(&keeper, config, &api::time::seconds(gate.now())).await?;
     for class in objects::priority_classes() {
         keeper.ensure(&PRIORITY_CLASSES, "", &class, None).await?;
     }

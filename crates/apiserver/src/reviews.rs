@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::kinds::Kind;
-use crate::verbs::{Outcome, method_not_allowed, timestamp};
+use crate::verbs::{Outcome, method_not_allowed};
 use crate::{codec, managed, subresource};
 
 /// Answers a question.
@@ -53,7 +53,7 @@ pub async fn create(
     };
     review.set(&["status"], status);
     if kind.facts.kind == "SelfSubjectReview" {
-        review.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
+        review.set(&["metadata", "creationTimestamp"], api::time::seconds(gate.now()));
     }
     codec::complete(kind, &mut review);
     let raw = Some(review.to_bytes());

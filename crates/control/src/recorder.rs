@@ -12,6 +12,7 @@ use api::json;
 use api::names::EVENTS;
 use api::object::Object;
 use api::status::Reason;
+use api::time::seconds;
 use api::value::{Str, Value};
 use base::{Clock, Stop};
 use jiff::Timestamp;
@@ -211,10 +212,6 @@ impl Writer {
         }
         value
     }
-}
-
-fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// What the writer remembers; pure.

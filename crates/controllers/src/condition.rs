@@ -1,13 +1,9 @@
 //! Lists of conditions in a status, as trees.
 
 use api::json;
+use api::time::seconds;
 use api::value::Value;
 use jiff::Timestamp;
-
-/// A time as the API writes it: whole seconds, UTC.
-pub fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
 
 /// A time read back; `None` if it is not there or no time.
 pub fn read_time(value: Option<&Value>) -> Option<Timestamp> {
@@ -28,7 +24,7 @@ pub fn remove(conditions: &mut Vec<Value>, kind: &str) {
 pub fn new(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Value {
     json!({
         "type": kind, "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": (time(now))
+        "lastTransitionTime": (seconds(now))
     })
 }
 

@@ -12,6 +12,7 @@ use api::interface::{PatchKind, Target};
 use api::json;
 use api::names::{LEASES, NODES, PODS};
 use api::object::Object;
+use api::time::seconds;
 use api::value::Value;
 use control::mirror::{Change, Key};
 use control::plan::{Controller, Plan, Watches, Write};
@@ -179,7 +180,7 @@ fn taint(plan: &mut Plan, world: &World, node: &Object, tree: &Value, now: Times
         let mut kept = taint.clone();
         // How long pods tolerate a taint counts from here.
         if word("effect") == "NoExecute" && taint.get("timeAdded").is_none() {
-            kept.set(&["timeAdded"], condition::time(now));
+            kept.set(&["timeAdded"], seconds(now));
         }
         taints.push(kept);
     }
@@ -187,7 +188,7 @@ fn taint(plan: &mut Plan, world: &World, node: &Object, tree: &Value, now: Times
         let has =
             |taint: &Value| taint.str_at(&["key"]) == Some(key) && taint.str_at(&["effect"]) == Some(effect);
         if !present.iter().any(has) {
-            taints.push(json!({"key": key, "effect": effect, "timeAdded": (condition::time(now))}));
+            taints.push(json!({"key": key, "effect": effect, "timeAdded": (seconds(now))}));
         }
     }
     if taints != present {
@@ -275,7 +276,7 @@ fn mark_pods(plan: &mut Plan, world: &World, node: &Object, now: Timestamp) {
         if status_of(&tree, "Ready") != Some("True") {
             continue;
         }
-        let at = condition::time(now);
+        let at = seconds(now);
         let patch = json!({
             "metadata": {"uid": (pod.uid())},
             "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": at}]}

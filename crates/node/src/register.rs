@@ -240,7 +240,7 @@ impl Registration {
     async fn renew(&self, uid: &str) -> Result<(), Status> {
         let name = &*self.settings.node;
         // A Lease counts microseconds.
-        let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+        let now = api::time::micros(self.clock.now());
         let spec = json!({
             "holderIdentity": name,
             "leaseDurationSeconds": LEASE_SECONDS,
@@ -331,7 +331,7 @@ fn conditions(before: &Value, load: Load, health: Result<(), String>, now: Times
 }
 
 fn condition(before: &Value, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Value {
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = api::time::seconds(now);
     let former = before.array_at(&["conditions"]).iter().find(|c| c.str_at(&["type"]) == Some(kind));
     let since = former
         .filter(|former| former.str_at(&["status"]) == Some(status))

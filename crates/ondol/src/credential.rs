@@ -31,7 +31,7 @@ pub fn credential(layout: &Layout, clock: &Clock) -> anyhow::Result<String> {
     let mut leaf = client_leaf("kubernetes-admin", &["system:masters"]);
     leaf.lifetime = LIFETIME;
     let pair = authority.issue(&leaf, now)?;
-    let expires = (now + (LIFETIME - MARGIN)).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let expires = api::time::seconds(now + (LIFETIME - MARGIN));
     let document = json!({
         "apiVersion": "client.authentication.k8s.io/v1",
         "kind": "ExecCredential",

@@ -233,7 +233,7 @@ impl Scheduler {
         }
         let since = match current.filter(|_| said("status") == Some("False")) {
             Some(condition) => condition.get("lastTransitionTime").cloned().unwrap_or_default(),
-            None => Value::from(self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            None => Value::from(api::time::seconds(self.clock.now())),
         };
         let patch = json!({
             "metadata": {"uid": (object.uid())},

@@ -164,7 +164,7 @@ impl Node {
             Some(address) => address.to_owned(),
             None => self.reserve(pod.uid()).await?,
         };
-        let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let now = api::time::seconds(self.clock.now());
         let word = if ready { "True" } else { "False" };
         let condition = |name: &str| json!({"type": name, "status": word, "lastProbeTime": null, "lastTransitionTime": (now.clone())});
         let status = json!({
@@ -224,7 +224,7 @@ impl Node {
 
     /// Makes the node and its lease, or renews the lease.
     async fn register(&self) -> Result<(), Status> {
-        let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let now = api::time::micros(self.clock.now());
         let spec =
             json!({"holderIdentity": (self.name.clone()), "leaseDurationSeconds": 40, "renewTime": now});
         let patch = json!({"spec": (spec.clone())});

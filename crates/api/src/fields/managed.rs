@@ -220,7 +220,7 @@ fn credit(entries: &mut Vec<Entry>, fields: FieldSet, write: &Write<'_>) {
     // Upstream loses the time of those who scale when it carries the entry over to the scaled object.
     let time = match write.subresource {
         "scale" => String::new(),
-        _ => write.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        _ => crate::time::seconds(write.now),
     };
     let entry = Entry {
         manager: manager.into(),

@@ -9,14 +9,12 @@ const MICROS_LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
 
 /// A time to the second in its canonical form, or Go's sentence about it.
 pub(super) fn seconds(text: &str) -> Result<String, String> {
-    let time = parse(text, SECONDS_LAYOUT)?;
-    Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    parse(text, SECONDS_LAYOUT).map(crate::time::seconds)
 }
 
 /// A time to the microsecond in its canonical form, or Go's sentence about it.
 pub(super) fn micros(text: &str) -> Result<String, String> {
-    let time = parse(text, MICROS_LAYOUT)?;
-    Ok(time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+    parse(text, MICROS_LAYOUT).map(crate::time::micros)
 }
 
 /// Seconds and nanoseconds since 1970 of a canonical time.
@@ -28,8 +26,7 @@ pub(super) fn to_unix(text: &str) -> Option<(i64, i32)> {
 /// The canonical form of seconds and nanoseconds since 1970, to the microsecond if `micros`.
 pub(super) fn from_unix(seconds: i64, nanos: i32, micros: bool) -> Option<String> {
     let time = Timestamp::new(seconds, nanos).ok()?;
-    let form = if micros { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
-    Some(time.strftime(form).to_string())
+    Some(if micros { crate::time::micros(time) } else { crate::time::seconds(time) })
 }
 
 fn parse(text: &str, layout: &str) -> Result<Timestamp, String> {

@@ -12,7 +12,7 @@ use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::limits;
 use crate::storage::{Failure, Record, Storage};
-use crate::verbs::{Outcome, contended, timestamp};
+use crate::verbs::{Outcome, contended};
 use store::{Expectation, Revision, Transaction};
 
 /// Binds a pod.
@@ -50,7 +50,8 @@ pub(super) async fn create(
         let stored = storage.require(kind, namespace, name)?;
         let old = stored.to_tree();
         let mut pod = old.clone();
-        assign(&mut pod, &binding, node, &timestamp(gate.now())).map_err(|why| conflict(kind, name, &why))?;
+        assign(&mut pod, &binding, node, &api::time::seconds(gate.now()))
+            .map_err(|why| conflict(kind, name, &why))?;
         if options.dry_run {
             return Ok(Outcome::created(success()));
         }

@@ -16,7 +16,7 @@ use crate::gate::Gate;
 use crate::kinds::{self, Kind};
 use crate::lookups::Lookups as _;
 use crate::storage::{Failure, Record, Storage};
-use crate::verbs::{Outcome, delete, timestamp};
+use crate::verbs::{Outcome, delete};
 use crate::{codec, limits, query};
 
 /// How many evictions may wait for the budget's controller; upstream's `MaxDisruptedPodSize`.
@@ -185,7 +185,7 @@ async fn take(gate: &Gate, budget: &Arc<Object>, pod: &str) -> Result<bool, Stat
     let mut tree = budget.to_tree();
     let left = tree.int_at(&["status", "disruptionsAllowed"]).unwrap_or_default() - 1;
     tree.set(&["status", "disruptionsAllowed"], left);
-    let now = timestamp(gate.now());
+    let now = api::time::seconds(gate.now());
     tree.set(&["status", "disruptedPods", pod], now.as_str());
     if left == 0 {
         let mut conditions = tree.array_at(&["status", "conditions"]).to_vec();

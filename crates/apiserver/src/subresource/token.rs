@@ -17,7 +17,7 @@ use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::limits;
 use crate::lookups::Lookups as _;
-use crate::verbs::{Outcome, timestamp};
+use crate::verbs::Outcome;
 
 /// Gives a token.
 pub(super) fn create(
@@ -65,10 +65,10 @@ pub(super) fn create(
     };
     let now = gate.now();
     let token = gate.authenticator().issue(&request, now, &gate.random().uuid())?;
-    let expires = timestamp(now + jiff::SignedDuration::from_secs(seconds));
+    let expires = api::time::seconds(now + jiff::SignedDuration::from_secs(seconds));
     tree.set(&["metadata", "name"], target.name.clone());
     tree.set(&["metadata", "namespace"], target.namespace.clone());
-    tree.set(&["metadata", "creationTimestamp"], timestamp(now));
+    tree.set(&["metadata", "creationTimestamp"], api::time::seconds(now));
     tree.set(&["metadata", "uid"], account.uid());
     tree.set(&["spec", "audiences"], audiences);
     tree.set(&["spec", "expirationSeconds"], seconds);

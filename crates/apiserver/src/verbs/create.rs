@@ -7,7 +7,7 @@ use api::status::{Reason, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Transaction};
 
-use super::{Outcome, causes, commit_companions, timestamp};
+use super::{Outcome, causes, commit_companions};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -216,7 +216,7 @@ fn stamp(gate: &Gate, tree: &mut Value) {
     let random = gate.random();
     unset(tree);
     tree.set(&["metadata", "uid"], random.uuid());
-    tree.set(&["metadata", "creationTimestamp"], timestamp(gate.now()));
+    tree.set(&["metadata", "creationTimestamp"], api::time::seconds(gate.now()));
     if tree.str_at(&["metadata", "name"]).unwrap_or_default().is_empty()
         && let Some(base) = tree.str_at(&["metadata", "generateName"]).filter(|base| !base.is_empty())
     {

@@ -9,7 +9,7 @@ use api::status::Status;
 use api::value::{Str, Value};
 use store::{Expectation, Operation as StoreOperation, Revision, Transaction};
 
-use super::{Outcome, commit_companions, contended, timestamp};
+use super::{Outcome, commit_companions, contended};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -124,7 +124,10 @@ fn next(kind: &Kind, tree: &Value, options: &DeleteOptions, now: jiff::Timestamp
 }
 
 fn mark(kind: &Kind, tree: &mut Value, seconds: i64, now: jiff::Timestamp) {
-    tree.set(&["metadata", "deletionTimestamp"], timestamp(now + jiff::SignedDuration::from_secs(seconds)));
+    tree.set(
+        &["metadata", "deletionTimestamp"],
+        api::time::seconds(now + jiff::SignedDuration::from_secs(seconds)),
+    );
     // A namespace has no period, it is held by what is in it.
     if !kind.strategy.is_held(tree) {
         tree.set(&["metadata", "deletionGracePeriodSeconds"], seconds);
@@ -146,7 +149,7 @@ fn shorten(tree: &mut Value, pending: i64, requested: i64, now: jiff::Timestamp)
         // The one who ends the object must still get to see that it ends.
         period = period.min(1);
     }
-    tree.set(&["metadata", "deletionTimestamp"], timestamp(due));
+    tree.set(&["metadata", "deletionTimestamp"], api::time::seconds(due));
     tree.set(&["metadata", "deletionGracePeriodSeconds"], period);
     period
 }

@@ -12,7 +12,6 @@ pub mod write;
 
 use api::interface::{Answer, Call};
 use api::status::{Reason, Status};
-use jiff::Timestamp;
 use store::{Expectation, Transaction};
 
 use crate::caller::Caller;
@@ -117,11 +116,6 @@ pub fn method_not_allowed() -> Status {
 /// Somebody else wrote each time that we tried.
 pub(crate) fn contended(kind: &Kind, name: &str) -> Status {
     Status::conflict(&kind.group_resource, name, api::status::OBJECT_MODIFIED)
-}
-
-/// A time as `metav1.Time` is written.
-pub fn timestamp(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Adds the steps of companions to a transaction.

@@ -6,6 +6,7 @@ use api::interface::Target;
 use api::json;
 use api::names::DEPLOYMENTS;
 use api::object::Object;
+use api::time::seconds;
 use api::value::Value;
 use control::plan::{Plan, Write};
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use super::revision::REVISION;
 use super::rolling::Limits;
 use super::sets::Sets;
-use crate::condition::{self, find, read_time, time};
+use crate::condition::{self, find, read_time};
 use crate::replicas::FAILURE;
 
 const PROGRESSING: &str = "Progressing";
@@ -218,7 +219,7 @@ impl Rollout<'_> {
             {
                 next.set(&["lastTransitionTime"], at);
             }
-            next.set(&["lastUpdateTime"], time(now));
+            next.set(&["lastUpdateTime"], seconds(now));
             condition::remove(conditions, PROGRESSING);
             conditions.push(next);
         } else if reason != TIMED_OUT {
@@ -266,6 +267,6 @@ fn set(conditions: &mut Vec<Value>, status: &str, reason: &str, message: &str, n
 }
 
 fn set_updated(conditions: &mut Vec<Value>, mut condition: Value, now: Timestamp) {
-    condition.set(&["lastUpdateTime"], time(now));
+    condition.set(&["lastUpdateTime"], seconds(now));
     condition::set(conditions, condition);
 }

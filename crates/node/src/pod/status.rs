@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use api::json;
 use api::object::Object;
+use api::time::seconds;
 use api::value::Value;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -106,7 +107,7 @@ impl PodFacts<'_> {
             "hostIPs": (replaced(self.host_ips)),
             "podIP": (first(self.pod_ips)),
             "podIPs": (replaced(self.pod_ips)),
-            "startTime": (time(self.started_at)),
+            "startTime": (seconds(self.started_at)),
             "conditions": (self.conditions())
         });
         if let Some(generation) = self.pod.metadata.generation {
@@ -273,7 +274,7 @@ impl PodFacts<'_> {
         let (reason, message) = reason.unwrap_or_default();
         let mut condition = json!({
             "type": kind, "status": status, "lastProbeTime": null,
-            "lastTransitionTime": (time(since)),
+            "lastTransitionTime": (seconds(since)),
             "reason": (text(&reason)), "message": (text(&message))
         });
         if let Some(generation) = self.pod.metadata.generation {
@@ -344,7 +345,7 @@ fn state(state: &ContainerState) -> Value {
             }
             json!({"waiting": waiting})
         }
-        ContainerState::Running(since) => json!({"running": {"startedAt": (time(*since))}}),
+        ContainerState::Running(since) => json!({"running": {"startedAt": (seconds(*since))}}),
         ContainerState::Ended(ended) => json!({"terminated": (ended.to_value())}),
     }
 }
@@ -354,8 +355,8 @@ impl Ended {
         let mut value = json!({
             "exitCode": (i64::from(self.code)),
             "reason": (self.reason.as_str()),
-            "startedAt": (self.started_at.map_or(Value::Null, |at| time(at).into())),
-            "finishedAt": (time(self.finished_at))
+            "startedAt": (self.started_at.map_or(Value::Null, |at| seconds(at).into())),
+            "finishedAt": (seconds(self.finished_at))
         });
         if let Some(signal) = self.signal {
             value.set(&["signal"], i64::from(signal));
@@ -380,11 +381,6 @@ pub fn read_ended(terminated: &core::ContainerStateTerminated) -> Ended {
         finished_at: terminated.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         id: terminated.container_id.clone().unwrap_or_default(),
     }
-}
-
-/// A time as the API writes it.
-pub fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn text(text: &str) -> Value {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use api::json;
+use api::time::seconds;
 use api::value::Value;
 use jiff::Timestamp;
 use sandbox::{Sandbox, Usage};
@@ -44,7 +45,7 @@ pub async fn summary(
     }
     let load = Load::read(data).unwrap_or_default();
     let used = machine.memory_bytes.saturating_sub(load.memory_available_bytes);
-    let time = time(now);
+    let time = seconds(now);
     json!({
         "node": {
             "nodeName": node,
@@ -65,7 +66,7 @@ async fn containers(sandbox: &Sandbox, now: Timestamp) -> Vec<Value> {
     let mut shown = Vec::new();
     for (attempt, container) in &state.containers {
         let sandbox::Phase::Running { started_at, .. } = &container.phase else { continue };
-        let mut entry = json!({"name": (attempt.name.as_str()), "startTime": (time(*started_at))});
+        let mut entry = json!({"name": (attempt.name.as_str()), "startTime": (seconds(*started_at))});
         if let Some(usage) = sandbox.container_usage(attempt).await {
             set_usage(&mut entry, usage, now);
         }
@@ -75,7 +76,7 @@ async fn containers(sandbox: &Sandbox, now: Timestamp) -> Vec<Value> {
 }
 
 fn set_usage(entry: &mut Value, usage: Usage, now: Timestamp) {
-    let time = time(now);
+    let time = seconds(now);
     entry.set(&["cpu"], json!({"time": (time.as_str()), "usageCoreNanoSeconds": (number(usage.cpu_ns))}));
     let memory = json!({
         "time": time,
@@ -87,10 +88,6 @@ fn set_usage(entry: &mut Value, usage: Usage, now: Timestamp) {
 
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Time that all processors were busy since the boot, in nanoseconds.
