@@ -14,6 +14,7 @@ mod project;
 mod suite;
 mod test;
 mod twin;
+mod uml;
 mod upstream;
 
 use std::path::PathBuf;

@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
-use crate::{prerequisites, upstream};
+use crate::{prerequisites, uml, upstream};
 
 /// The suites that can be run.
-const SUITES: [(&str, &str); 1] =
-    [("kubectl", "kubectl's own verbs against `ondol up`, one short case each (conformance/kubectl.sh)")];
+const SUITES: [(&str, &str); 2] = [
+    ("kubectl", "kubectl's own verbs against `ondol up`, one short case each (conformance/kubectl.sh)"),
+    ("sandbox-v2", "the sandbox's kernel tests on cgroup version 2, under user-mode Linux"),
+];
 
 /// What `cargo xtask suite` is told.
 #[derive(clap::Args)]
@@ -30,12 +32,31 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             SUITES.iter().map(|(name, what)| format!("  {name}: {what}")).collect::<Vec<_>>().join("\n");
         bail!("there is no suite \"{}\" here. There is:\n{known}", arguments.name);
     }
+    let outcome = match &*arguments.name {
+        "sandbox-v2" => uml::run(project, None)?,
+        script => run_script(project, script)?,
+    };
+    let ledger = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
+    if arguments.record {
+        fs::write(&ledger, outcome.iter().map(|(name, passed)| line(name, *passed)).collect::<String>())?;
+    }
+    let text = fs::read_to_string(&ledger).with_context(|| format!("reading {}", ledger.display()))?;
+    let lost: Vec<&str> = passing(&text).filter(|name| outcome.get(*name) != Some(&true)).collect();
+    let passed = outcome.values().filter(|passed| **passed).count();
+    println!("{passed} passed, {} failed", outcome.len() - passed);
+    if !lost.is_empty() {
+        bail!("these passed before: {}", lost.join(", "));
+    }
+    Ok(())
+}
+
+/// Runs a suite that is a script, which says `PASS name` or `FAIL name: why` of each test.
+fn run_script(project: &Project, name: &str) -> Result<BTreeMap<String, bool>> {
     prerequisites::require()?;
     let kubectl = upstream::kubectl(project)?;
     eprintln!("running with {}", kubectl.origin);
     command::run(command("cargo", ["build", "--locked", "--package", "ondol"]).current_dir(project.root()))?;
-    let mut script =
-        command("bash", [project.root().join("conformance").join(format!("{}.sh", arguments.name))]);
+    let mut script = command("bash", [project.root().join("conformance").join(format!("{name}.sh"))]);
     script.env("ONDOL", project.binary("debug", "ondol")).env("KUBECTL", &kubectl.path);
     let mut outcome = BTreeMap::new();
     let finished = command::follow(&mut script, |line| {
@@ -51,18 +72,7 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             if finished { "success" } else { "failure" }
         );
     }
-    let ledger = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
-    if arguments.record {
-        fs::write(&ledger, outcome.iter().map(|(name, passed)| line(name, *passed)).collect::<String>())?;
-    }
-    let text = fs::read_to_string(&ledger).with_context(|| format!("reading {}", ledger.display()))?;
-    let lost: Vec<&str> = passing(&text).filter(|name| outcome.get(*name) != Some(&true)).collect();
-    let passed = outcome.values().filter(|passed| **passed).count();
-    println!("{passed} passed, {} failed", outcome.len() - passed);
-    if !lost.is_empty() {
-        bail!("these passed before: {}", lost.join(", "));
-    }
-    Ok(())
+    Ok(outcome)
 }
 
 fn line(name: &str, passed: bool) -> String {

@@ -8,11 +8,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
-use crate::{prerequisites, upstream};
+use crate::{prerequisites, uml, upstream};
 
 /// What `cargo xtask test` is told.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// What this machine may lack, said by name: `uml` (no user-mode Linux, so nothing is tested on cgroup version 2).
+    #[arg(long, env = "ONDOL_WAIVE", value_delimiter = ',')]
+    waive: Vec<String>,
     /// Passed on to `cargo test`: names of tests, `-p CRATE`. The user's script runs only if nothing is named.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     filters: Vec<String>,
@@ -57,6 +60,12 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         count.failed = count.failed.max(1);
     }
     if whole {
+        test_programs(project, &mut count, &mut problems)?;
+        if arguments.waive.iter().any(|waived| waived == "uml") {
+            problems.push("waived: nothing was tested on cgroup version 2".to_owned());
+        } else {
+            smoke_v2(project, &mut count, &mut problems);
+        }
         match script(project, &kubectl.path) {
             Ok(points) => count.add_points(&points, &mut problems),
             Err(error) => {
@@ -72,6 +81,39 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         bail!("there are failures");
     }
     Ok(())
+}
+
+/// The small programs are workspaces of their own, which cargo does not reach from here.
+fn test_programs(project: &Project, count: &mut Count, problems: &mut Vec<String>) -> Result<()> {
+    let mut programs: Vec<_> = fs::read_dir(project.root().join("programs"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    programs.sort();
+    for program in programs.iter().filter(|program| program.join("Cargo.toml").exists()) {
+        let mut cargo = command("cargo", ["test", "--locked", "--target-dir"]);
+        cargo.arg(project.target().join("programs")).current_dir(program);
+        if !command::follow(&mut cargo, |line| count.add_result_line(line))? {
+            count.failed = count.failed.max(1);
+            problems.push(format!("the tests of {} failed; the output above says where", program.display()));
+        }
+    }
+    Ok(())
+}
+
+/// One kernel test of the sandbox on cgroup version 2; `cargo xtask suite sandbox-v2` runs them all.
+fn smoke_v2(project: &Project, count: &mut Count, problems: &mut Vec<String>) {
+    let failure = match uml::run(project, Some(uml::SMOKE)) {
+        Ok(outcome) if outcome.get(uml::SMOKE) == Some(&true) => None,
+        Ok(_) => Some(format!("{} failed on cgroup version 2", uml::SMOKE)),
+        Err(error) => Some(format!("the sandbox was not tested on cgroup version 2: {error:#}")),
+    };
+    match failure {
+        None => count.passed += 1,
+        Some(failure) => {
+            count.failed += 1;
+            problems.push(failure);
+        }
+    }
 }
 
 /// Runs the simulated world alone.
