@@ -16,6 +16,7 @@ mod base64;
 mod decode;
 mod defaults;
 mod derived;
+pub mod descriptions;
 mod finish;
 pub mod openapi;
 pub mod protobuf;

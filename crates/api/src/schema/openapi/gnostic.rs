@@ -157,7 +157,7 @@ fn parameter(out: &mut Message, value: &Value) {
 
 /// `Schema`.
 pub(super) fn schema(out: &mut Message, map: &Map) {
-    out.texts(map, &[("$ref", 1), ("format", 2), ("required", 19)]);
+    out.texts(map, &[("$ref", 1), ("format", 2), ("description", 4), ("required", 19)]);
     if let Some(default) = map.get("default") {
         out.any(5, default);
     }

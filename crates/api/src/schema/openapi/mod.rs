@@ -1,13 +1,14 @@
 //! OpenAPI documents, made from the table when somebody asks and not kept.
 //!
-//! They hold facts only: upstream's descriptions are not in the table. Custom resources are not in here; who serves
-//! them adds their documents.
+//! Facts come from the table, words from [`descriptions`]. Custom resources are not in here; who serves them adds their
+//! documents.
 
 mod gnostic;
 mod paths;
 mod schemas;
 
 use crate::json;
+use crate::schema::descriptions::{self, Descriptions};
 use crate::table::{Kinds, kinds, types};
 use crate::value::{Value, write_string};
 
@@ -59,8 +60,9 @@ pub fn hash() -> String {
     // FNV-1a over the data that the documents are made from; nothing here guards against malice.
     let text =
         concat!(include_str!("../../table/data/types.txt"), include_str!("../../table/data/kinds.txt"));
-    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    let bytes = text.as_bytes().iter().chain(descriptions::PACKED);
+    let sum = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{sum:016X}")
 }
@@ -80,7 +82,7 @@ pub fn v3(group: &str, version: &str, server: &str) -> Option<Vec<u8>> {
         out.extend_from_slice(b",\"components\":{\"schemas\":");
         let wanted =
             schemas::closure(types(), kinds(), |kind| kind.group == group && kind.version == version);
-        members(&mut out, schemas::of(types(), kinds(), Dialect::V3, &wanted));
+        described(Dialect::V3, |writer| members(&mut out, writer.of(&wanted)));
         out.extend_from_slice(b",\"securitySchemes\":{\"BearerToken\":");
         bearer().write_to(&mut out);
         out.extend_from_slice(b"}}}");
@@ -97,7 +99,7 @@ pub fn v2(server: &str) -> Vec<u8> {
     members(&mut out, paths::of(kinds(), Dialect::V2, |_| true));
     out.extend_from_slice(b",\"definitions\":");
     let wanted = schemas::closure(types(), kinds(), |_| true);
-    members(&mut out, schemas::of(types(), kinds(), Dialect::V2, &wanted));
+    described(Dialect::V2, |writer| members(&mut out, writer.of(&wanted)));
     out.extend_from_slice(b",\"securityDefinitions\":{\"BearerToken\":");
     bearer().write_to(&mut out);
     out.extend_from_slice(b"},\"security\":[{\"BearerToken\":[]}]}");
@@ -115,16 +117,25 @@ pub fn v2_protobuf(server: &str) -> Vec<u8> {
         }
     });
     let wanted = schemas::closure(types(), kinds(), |_| true);
-    out.nested(9, |out| {
-        for (name, value) in schemas::of(types(), kinds(), Dialect::V2, &wanted) {
-            if let Value::Object(map) = &value {
-                out.named(1, &name, |out| gnostic::schema(out, map));
+    described(Dialect::V2, |writer| {
+        out.nested(9, |out| {
+            for (name, value) in writer.of(&wanted) {
+                if let Value::Object(map) = &value {
+                    out.named(1, &name, |out| gnostic::schema(out, map));
+                }
             }
-        }
+        });
     });
     out.nested(12, |out| out.named(1, "BearerToken", |_| {}));
     out.nested(13, |out| out.named(1, "BearerToken", |out| gnostic::api_key(out, &bearer())));
     out.finish()
+}
+
+/// Lends a writer of schemas to `write`; the words go again when it is done.
+fn described(dialect: Dialect, write: impl FnOnce(&schemas::Writer<'_>)) {
+    let text = descriptions::unpack();
+    let words = Descriptions::read(&text);
+    write(&schemas::Writer { types: types(), kinds: kinds(), dialect, words: &words });
 }
 
 /// Writes an object member by member, so that no more than one of them is a tree at any time.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Dialect, group_of_package};
 use crate::json;
+use crate::schema::descriptions::Descriptions;
 use crate::table::{Field, KindFacts, Kinds, List, Part, Shape, ShapeId, Type, TypeId, Types};
 use crate::value::{Value, parse};
 
@@ -91,31 +92,90 @@ fn reach(types: &Types, ty: TypeId, out: &mut BTreeSet<usize>) {
     }
 }
 
-/// The schemas of the types at these indices, and of what they are made of, one by one.
-pub(super) fn of<'a>(
-    types: &'a Types,
-    kinds: &'a Kinds,
-    dialect: Dialect,
-    wanted: &'a BTreeSet<usize>,
-) -> impl Iterator<Item = (String, Value)> + 'a {
-    let special = SPECIAL.iter().filter_map(move |(shape, name, schema)| {
-        let used = wanted.iter().filter_map(|index| types.iter().nth(*index));
-        used.flat_map(|ty| &ty.fields).any(|field| innermost(types, field.shape) == *shape).then(|| {
-            let mut schema = parse(schema.as_bytes()).expect("a test reads the special schemas");
-            // Swagger has no oneOf; upstream calls such scalars strings there.
-            if dialect == Dialect::V2 && schema.get("oneOf").is_some() {
-                schema.remove(&["oneOf"]);
-                schema.set(&["type"], "string");
-            }
-            ((*name).to_owned(), schema)
-        })
-    });
-    let patch = std::iter::once((PATCH.to_owned(), json!({"type": "object"})));
-    let structs = types.iter().enumerate().filter(|(index, _)| wanted.contains(index));
-    structs
-        .map(move |(_, ty)| (types.openapi_name(ty), structure(types, kinds, dialect, ty)))
-        .chain(special)
-        .chain(patch)
+/// Makes schemas.
+pub(super) struct Writer<'a> {
+    pub(super) types: &'a Types,
+    pub(super) kinds: &'a Kinds,
+    pub(super) dialect: Dialect,
+    pub(super) words: &'a Descriptions<'a>,
+}
+
+impl<'a> Writer<'a> {
+    /// The schemas of the types at these indices, and of what they are made of, one by one.
+    pub(super) fn of(&'a self, wanted: &'a BTreeSet<usize>) -> impl Iterator<Item = (String, Value)> + 'a {
+        let special = SPECIAL.iter().filter_map(move |(shape, name, schema)| {
+            let used = wanted.iter().filter_map(|index| self.types.iter().nth(*index));
+            used.flat_map(|ty| &ty.fields).any(|field| innermost(self.types, field.shape) == *shape).then(
+                || {
+                    let mut schema = parse(schema.as_bytes()).expect("a test reads the special schemas");
+                    // Swagger has no oneOf; upstream calls such scalars strings there.
+                    if self.dialect == Dialect::V2 && schema.get("oneOf").is_some() {
+                        schema.remove(&["oneOf"]);
+                        schema.set(&["type"], "string");
+                    }
+                    self.describe(&mut schema, name, "");
+                    ((*name).to_owned(), schema)
+                },
+            )
+        });
+        let patch = std::iter::once_with(|| {
+            let mut schema = json!({"type": "object"});
+            self.describe(&mut schema, PATCH, "");
+            (PATCH.to_owned(), schema)
+        });
+        let structs = self.types.iter().enumerate().filter(|(index, _)| wanted.contains(index));
+        structs
+            .map(move |(_, ty)| (self.types.openapi_name(ty), self.structure(ty)))
+            .chain(special)
+            .chain(patch)
+    }
+
+    fn describe(&self, schema: &mut Value, ty: &str, field: &str) {
+        if let Some(words) = self.words.of(ty, field) {
+            schema.set(&["description"], words);
+        }
+    }
+
+    fn structure(&self, ty: &Type) -> Value {
+        let mut out = json!({"type": "object"});
+        let name = self.types.openapi_name(ty);
+        self.describe(&mut out, &name, "");
+        let required: Vec<Value> =
+            ty.fields.iter().filter(|field| field.required).map(|field| field.name.into()).collect();
+        if !required.is_empty() {
+            out.set(&["required"], required);
+        }
+        for field in &ty.fields {
+            out.set(&["properties", field.name], self.property(&name, field));
+        }
+        if ty.atomic {
+            out.set(&["x-kubernetes-map-type"], "atomic");
+        }
+        let named = group_version_kinds(self.types, self.kinds, ty);
+        if !named.is_empty() {
+            out.set(&["x-kubernetes-group-version-kind"], named);
+        }
+        out
+    }
+
+    fn property(&self, ty: &str, field: &Field) -> Value {
+        let mut out = shape(self.types, self.dialect, field.shape);
+        let default = field.default.and_then(|text| parse(text.as_bytes()).ok());
+        let described = self.words.of(ty, field.name).is_some();
+        let siblings = default.is_some() || field.map_granular || described;
+        // A reference may have no siblings but in an allOf.
+        if self.dialect == Dialect::V3 && out.get("$ref").is_some() && siblings {
+            let mut all = Value::object();
+            all.set(&["allOf"], vec![out]);
+            out = all;
+        }
+        self.describe(&mut out, ty, field.name);
+        if let Some(default) = default.filter(|_| out.get("$ref").is_none()) {
+            out.set(&["default"], default);
+        }
+        extend(self.types, field, &mut out);
+        out
+    }
 }
 
 fn innermost(types: &Types, mut shape: ShapeId) -> Shape {
@@ -123,26 +183,6 @@ fn innermost(types: &Types, mut shape: ShapeId) -> Shape {
         shape = element;
     }
     types.bare(shape)
-}
-
-fn structure(types: &Types, kinds: &Kinds, dialect: Dialect, ty: &Type) -> Value {
-    let mut out = json!({"type": "object"});
-    let required: Vec<Value> =
-        ty.fields.iter().filter(|field| field.required).map(|field| field.name.into()).collect();
-    if !required.is_empty() {
-        out.set(&["required"], required);
-    }
-    for field in &ty.fields {
-        out.set(&["properties", field.name], property(types, dialect, field));
-    }
-    if ty.atomic {
-        out.set(&["x-kubernetes-map-type"], "atomic");
-    }
-    let named = group_version_kinds(types, kinds, ty);
-    if !named.is_empty() {
-        out.set(&["x-kubernetes-group-version-kind"], named);
-    }
-    out
 }
 
 /// What a type is called in requests; none if it is no kind.
@@ -174,18 +214,8 @@ fn group_version_kinds(types: &Types, kinds: &Kinds, ty: &Type) -> Vec<Value> {
     }
 }
 
-fn property(types: &Types, dialect: Dialect, field: &Field) -> Value {
-    let mut out = shape(types, dialect, field.shape);
-    let default = field.default.and_then(|text| parse(text.as_bytes()).ok());
-    // A reference may have no siblings but in an allOf.
-    if dialect == Dialect::V3 && out.get("$ref").is_some() && (default.is_some() || field.map_granular) {
-        let mut all = Value::object();
-        all.set(&["allOf"], vec![out]);
-        out = all;
-    }
-    if let Some(default) = default.filter(|_| out.get("$ref").is_none()) {
-        out.set(&["default"], default);
-    }
+/// Says how lists, maps and structs of a field are merged.
+fn extend(types: &Types, field: &Field, out: &mut Value) {
     if matches!(types.bare(field.shape), Shape::List(_)) {
         let kind = match field.list {
             List::Atomic => "atomic",
@@ -211,10 +241,9 @@ fn property(types: &Types, dialect: Dialect, field: &Field) -> Value {
         (true, true) => "merge,retainKeys",
         (true, false) => "merge",
         (false, true) => "retainKeys",
-        (false, false) => return out,
+        (false, false) => return,
     };
     out.set(&["x-kubernetes-patch-strategy"], strategy);
-    out
 }
 
 fn shape(types: &Types, dialect: Dialect, id: ShapeId) -> Value {
