@@ -6,10 +6,12 @@
 
 mod backoff;
 mod clock;
+mod level;
 mod random;
 mod tasks;
 
 pub use backoff::Backoff;
 pub use clock::Clock;
+pub use level::Level;
 pub use random::Random;
 pub use tasks::{Stop, Stopper, Tasks};

@@ -9,9 +9,8 @@ use api::names::Resource;
 use api::object::Object;
 use api::status::{Reason, Status};
 use api::value::Str;
-use base::{Backoff, Clock, Stop};
+use base::{Backoff, Clock, Level, Stop};
 use futures::StreamExt;
-use tokio::sync::watch;
 use tracing::{debug, warn};
 
 /// Wait between attempts to list or watch, first and longest.
@@ -48,7 +47,7 @@ pub struct Mirror {
     field_selector: Str,
     state: RwLock<State>,
     listeners: Mutex<Vec<Listener>>,
-    progress: watch::Sender<Progress>,
+    progress: Level<Progress>,
 }
 
 /// How far a mirror is.
@@ -106,7 +105,7 @@ impl Mirror {
             field_selector: field_selector.into(),
             state: RwLock::default(),
             listeners: Mutex::default(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: Level::default(),
         }
     }
 
@@ -135,15 +134,19 @@ impl Mirror {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
     }
 
-    /// How far it is, to read or to wait for.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.progress.get()
+    }
+
+    /// Returns once `holds` does; it is asked now and after every change.
+    pub async fn until(&self, holds: impl FnMut(Progress) -> bool) {
+        self.progress.wait_for(holds).await;
     }
 
     /// Returns when the first list is complete.
     pub async fn synced(&self) {
-        // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = self.progress.subscribe().wait_for(|progress| progress.synced).await;
+        self.until(|progress| progress.synced).await;
     }
 
     /// One object.
@@ -300,11 +303,11 @@ impl Mirror {
         for change in &changes {
             self.tell(change);
         }
-        self.progress.send_modify(|progress| *progress = Progress { synced: true, revision });
+        self.progress.update(|progress| *progress = Progress { synced: true, revision });
     }
 
     fn advance(&self, revision: u64) {
-        self.progress.send_modify(|progress| progress.revision = progress.revision.max(revision));
+        self.progress.update(|progress| progress.revision = progress.revision.max(revision));
     }
 
     fn tell(&self, change: &Change) {
@@ -385,7 +388,7 @@ mod tests {
         assert_eq!(mirror.by_index("first letter", "x").len(), 1);
         mirror.apply(WatchEvent::Deleted(pod("x", "3", "u2")));
         assert!(mirror.owned_by("u2").is_empty() && mirror.is_empty());
-        assert_eq!(mirror.progress().borrow().revision, 3);
+        assert_eq!(mirror.progress().revision, 3);
     }
 
     #[test]

@@ -225,21 +225,16 @@ impl Runner {
     async fn seen(&self, expected: &Expected) {
         let (Expected::Revision(resource, _) | Expected::Deletion(resource, ..)) = expected;
         let Some(mirror) = self.world.try_mirror(resource).filter(|mirror| mirror.is_whole()) else { return };
-        let mut progress = mirror.progress();
-        // The mirror keeps the sender, so waiting cannot fail.
-        let _ = match expected {
-            Expected::Revision(_, revision) => {
-                progress.wait_for(|progress| progress.revision >= *revision).await
-            }
+        match expected {
+            Expected::Revision(_, revision) => mirror.until(|progress| progress.revision >= *revision).await,
             Expected::Deletion(_, key, uid) => {
-                progress
-                    .wait_for(|_| {
-                        let object = mirror.get(&key.namespace, &key.name);
-                        object.is_none_or(|object| object.uid() != uid || object.is_deleting())
-                    })
-                    .await
+                let gone = |_| {
+                    let object = mirror.get(&key.namespace, &key.name);
+                    object.is_none_or(|object| object.uid() != uid || object.is_deleting())
+                };
+                mirror.until(gone).await;
             }
-        };
+        }
     }
 }
 

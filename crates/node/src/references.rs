@@ -117,7 +117,7 @@ impl References {
         let unreachable =
             |why: &str| Missing::Unreachable { kind, name: name.to_owned(), why: why.to_owned() };
         let entry = entries.get(&key).ok_or_else(|| unreachable("the pod does not name it"))?;
-        if !entry.mirror.progress().borrow().synced {
+        if !entry.mirror.progress().synced {
             return Err(unreachable("the API server has not answered yet"));
         }
         let object = entry.mirror.get(namespace, name);

@@ -272,15 +272,10 @@ async fn start(
 
 /// Returns when the Node says that it is ready.
 async fn node_ready(server: &Server, name: &str, ground: &Ground) -> anyhow::Result<()> {
-    let mut progress = server.world.mirror(&api::names::NODES).progress();
-    loop {
-        if is_ready(server, name) {
-            return Ok(());
-        }
-        match ground.stop.or(progress.changed()).await {
-            Some(Ok(())) => {}
-            _ => bail!("the instance was ended before its node was ready"),
-        }
+    let nodes = server.world.mirror(&api::names::NODES);
+    match ground.stop.or(nodes.until(|_| is_ready(server, name))).await {
+        Some(()) => Ok(()),
+        None => bail!("the instance was ended before its node was ready"),
     }
 }
 
