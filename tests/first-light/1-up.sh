@@ -15,6 +15,13 @@ status_json() {
 }
 own_log() { [ -n "$(ondol logs 2>&1 | head -n 1)" ] || because "it has no log"; }
 
+# The shipped unit says what systemd understands; where there is no systemd, there is nobody to ask.
+unit_is_valid() {
+    [ -n "$(command -v systemd-analyze)" ] || return 0
+    sed "s|/usr/local/bin/ondol|$ONDOL|" "$here/../packaging/ondol.service" >"$scratch/ondol.service"
+    local out; out=$(systemd-analyze verify --man=no "$scratch/ondol.service" 2>&1) && [ -z "$out" ] || because "$out"
+}
+
 point_1() {
     k config set-cluster untouched --server=https://192.0.2.1 >/dev/null
     k config set-context untouched --cluster=untouched >/dev/null
@@ -31,5 +38,6 @@ point_1() {
     point 1.second-up second_up
     point 1.status status_json
     point 1.logs own_log
+    point 1.unit unit_is_valid
     point 1.version prints 'Server Version: v1.37' k version
 }

@@ -1,17 +1,38 @@
-# 9: kill -9. Sourced by tests/first-light.sh.
+# 9: kill -9, and what cannot work. Sourced by tests/first-light.sh.
 
 containers_of() { k get pods -l "app=$1" -o 'jsonpath={.items[*].status.containerStatuses[*].containerID}'; }
 name_resolves() { get_in_pod "$(any_pod client)" http://backend:3306/; }
-survives_kill() {
-    local before after pid; before=$(containers_of backend); pid=$(server_pid)
-    [ -n "$before" ] && [ -n "$pid" ] || { because "no containers or no pid"; return 1; }
-    local address; address=$(backend_url)
-    kill -9 "$pid"
-    fetch -f "$address" >/dev/null || { because "the pods do not answer without the server"; ondol up >/dev/null 2>&1; return 1; }
-    ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up")"; return 1; }
-    within 5 name_resolves || return 1
+# lives_through COMMAND...: what the command ends (server, agent or both) comes back by `ondol up`; pods notice nothing.
+lives_through() {
+    local before address; before=$(containers_of backend); address=$(backend_url)
+    [ -n "$before" ] || { because "there are no containers"; return 1; }
+    start_load "$address"
+    "$@" || { stop_load; return 1; }
+    fetch -f "$address" >/dev/null || { stop_load; because "the pods do not answer"; ondol up >/dev/null 2>&1; return 1; }
+    ondol up >"$scratch/up" 2>&1 || { stop_load; because "$(tail -n 2 "$scratch/up")"; return 1; }
+    within 5 name_resolves || { stop_load; return 1; }
+    stop_load || return 1
     within 50 ready_is deployment/backend 3 || return 1
-    after=$(containers_of backend); equals "$after" "$before"
+    equals "$(containers_of backend)" "$before"
+}
+survives_kill() {
+    local number
+    for number in $(seq "$(kill_sets | grep -c .)"); do
+        # shellcheck disable=SC2046
+        lives_through kill -9 $(kill_sets | sed -n "${number}p") || return 1
+    done
+}
+# What `systemctl restart` does with our unit: SIGTERM to the main process alone, and a new one in the foreground.
+restart_of_the_unit() {
+    local pids; pids=$(kill_sets | tail -n 1)
+    # shellcheck disable=SC2086
+    kill -TERM $pids
+    within 45 have_ended "$pids" && up_in_foreground
+}
+survives_restart_of_the_unit() { lives_through restart_of_the_unit; }
+have_ended() {
+    local pid
+    for pid in $1; do [ ! -d "/proc/$pid" ] || return 1; done
 }
 keeps_what_it_acknowledged() {
     k create configmap kept --from-literal=warm=yes >/dev/null || return 1
@@ -19,7 +40,74 @@ keeps_what_it_acknowledged() {
     ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 3 "$scratch/up" | tr '\n' ' ')"; return 1; }
     value_is configmap/kept '{.data.warm}' yes
 }
+pod_process_of() { ps -e -o pid=,args= | awk -v name="ondol-pod $1" '$2 " " $3 == name { print $1 }'; }
+lost_sandbox_comes_back() {
+    local pod uid count process containers
+    pod=$(any_pod backend); uid=$(value "pod/$pod" '{.metadata.uid}')
+    count=$(value "pod/$pod" '{.status.containerStatuses[0].restartCount}')
+    process=$(pod_process_of "$uid"); containers=$(ps -o pid= --ppid "$process" | tr '\n' ' ')
+    [ -n "$process" ] && [ -n "$containers" ] || { because "the pod has no process of ours or no containers"; return 1; }
+    kill -9 "$process"
+    within 5 have_ended "$containers" || return 1
+    within 50 restarts_are_counted "$pod" "$count" || return 1
+    within 50 ready_is deployment/backend 3 || return 1
+    value_is "pod/$pod" '{.metadata.uid}' "$uid"
+}
+
+# The rest is an instance that cannot start: one sentence that says what to do, and nothing half done.
+refuses() {
+    local hint=$1 left; shift
+    "$@" >"$scratch/refused" 2>&1 && { because "it was taken: $(tail -n 1 "$scratch/refused")"; return 1; }
+    equals "$(grep -c . "$scratch/refused")" 1 || { because "not one sentence: $(head -c 400 "$scratch/refused" | tr '\n' ' ')"; return 1; }
+    has "$(cat "$scratch/refused")" "$hint" || return 1
+    left=$(traces_of "$instance-x")
+    [ -z "$left" ] || because "left behind: $left"
+}
+doomed() { timeout 60 "$ONDOL" --instance "$instance-x" up "$@"; }
+without_root() {
+    # By descriptor, for another user may not be allowed into the folder of the binary.
+    refuses "must run as root" setpriv --reuid=65534 --regid=65534 --clear-groups /proc/self/fd/9 --instance "$instance-x" up 9<"$ONDOL"
+}
+without_powers() {
+    refuses CAP_NET_ADMIN setpriv --bounding-set=-net_admin,-sys_admin --inh-caps=-net_admin,-sys_admin \
+        "$ONDOL" --instance "$instance-x" up
+}
+busy_port() {
+    "$KUBECTL" proxy --port=18443 >/dev/null 2>&1 & listener=$!
+    within 15 port_is_taken && refuses --api-port doomed --api-port 18443
+    local done=$?
+    kill "$listener"; wait "$listener" 2>/dev/null; listener=""
+    return $done
+}
+port_is_taken() { ss -ltn | grep -q 127.0.0.1:18443; }
+on_an_overlay() {
+    mkdir -p "$scratch/over/"{lower,upper,work,merged}
+    mount -t overlay overlay -o "lowerdir=$scratch/over/lower,upperdir=$scratch/over/upper,workdir=$scratch/over/work" "$scratch/over/merged" || return 1
+    refuses --data-dir doomed --data-dir "$scratch/over/merged/data"
+    local done=$?
+    [ ! -e "$scratch/over/merged/data" ] || { because "the folder was left"; done=1; }
+    umount "$scratch/over/merged"
+    return $done
+}
+without_cgroups() {
+    refuses "mount cgroup2" unshare --mount sh -c 'umount -R -l /sys/fs/cgroup && exec "$@"' sh "$ONDOL" --instance "$instance-x" up
+}
+taken_range() {
+    ip link add taken type bridge && ip address add 10.77.0.1/24 dev taken && ip link set taken up || return 1
+    refuses --pod-cidr doomed --pod-cidr 10.77.0.0/16 --service-cidr 10.78.0.0/16
+    local done=$?
+    ip link delete taken
+    return $done
+}
 point_9() {
     point 9.kill survives_kill
     point 9.acknowledged keeps_what_it_acknowledged
+    point 9.unit-restart survives_restart_of_the_unit
+    point 9.pod-process lost_sandbox_comes_back
+    point 9.no-root without_root
+    point 9.no-powers without_powers
+    point 9.busy-port busy_port
+    point 9.no-place on_an_overlay
+    point 9.no-cgroups without_cgroups
+    point 9.taken-range taken_range
 }

@@ -6,7 +6,12 @@ export KUBECONFIG="$scratch/kubeconfig"
 failed=0
 reason=""
 
-ondol() { timeout 120 "$ONDOL" --instance "$instance" "$@"; }
+# How the house stands: it brings `ondol` and what else differs.
+form="${FIRST_LIGHT_FORM:-together}"
+[ -f "$here/first-light/forms/$form.sh" ] || { echo "FIRST_LIGHT_FORM: there is no form \"$form\"" >&2; exit 2; }
+# shellcheck source=/dev/null
+. "$here/first-light/forms/$form.sh"
+
 k() { timeout 60 "$KUBECTL" "$@"; }
 
 pass() { echo "PASS $1"; }
@@ -41,24 +46,51 @@ ready_is() { value_is "$1" '{.status.readyReplicas}' "$2"; }
 any_pod() { k get pods -l "app=$1" --field-selector=status.phase=Running -o 'jsonpath={.items[0].metadata.name}'; }
 fetch() { curl -sS --max-time 5 "$@"; }
 get_in_pod() { k exec "$1" -- /bin/get "$2"; }
-server_pid() { ondol status -o json | grep -o '"pid": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'; }
+# Whether the process of an instance of ours has started everything.
+is_up() { "$ONDOL" --instance "$1" status -o json 2>/dev/null | grep -q '"ready": *true'; }
 
-# What of us could be left on a machine.
+# The machine as it is, whole: what of us could be left on it.
 snapshot() {
     awk '{ print "mount", $5 }' /proc/self/mountinfo | sort
-    ip -o link | awk '{ print "link", $2 }' | sort
-    nft list tables 2>/dev/null | sort
-    find /sys/fs/cgroup -type d -name '*ondol*' 2>/dev/null | sort
-    find /var/lib /var/log /run /etc /tmp "${HOME:-/root}" -maxdepth 3 -path "*$instance*" -not -path "$scratch*" 2>/dev/null | sort
-    sysctl -a 2>/dev/null | grep -E '^net\.(ipv4\.ip_forward|ipv4\.conf\.(all|default|lo)|bridge|ipv6\.conf\.(all|default|lo))' \
-        | grep -vE 'stable_secret|mtu'
-    ps -eo args= | grep -F "$(basename "$ONDOL")" | grep -F "$instance" | grep -vF first-light | sort
+    in_networks bash -c "$(declare -f network_snapshot); network_snapshot"
+    find /sys/fs/cgroup -type d -path "*$instance*" | sort | sed 's/^/cgroup /'
+    find / /run /tmp -xdev -maxdepth 6 -path "$scratch" -prune -o -path "*$instance*" -print -prune 2>/dev/null | sort -u
+    find /etc -xdev -type f -exec sha256sum {} + | sort | sed 's/^/file /'
+    ps -e -o args= | grep -vE '^(ps -e|bash .*first-light|/.*/first-light.sh|sort|sed |grep |awk |sleep infinity)' | sort | sed 's/^/process /'
+    lsns --type net --noheadings --output NS | sort | sed 's/^/netns /'
     "$KUBECTL" config view --raw 2>/dev/null
+}
+network_snapshot() {
+    ip -o link | awk '{ print "link", $2, $3 }' | sort
+    ip -o address | awk '{ print "address", $2, $4 }' | sort
+    ip route show table all | sed 's/^/route /'
+    ip -6 route show table all | sed 's/^/route /'
+    ip rule | sed 's/^/rule /'
+    nft list ruleset
+    # All but counters, and what the kernel changes by itself.
+    sysctl -a 2>/dev/null | grep -vE '^(fs\.(dentry-state|inode-nr|inode-state|file-nr|aio-nr|quota|binfmt)|kernel\.(random|ns_last_pid|pty\.nr|perf_event_max_sample_rate|sched_domain)|net\.netfilter\.nf_conntrack_count|net\..*stable_secret)' \
+        | sed 's/^/sysctl /'
+}
+# What is in the second snapshot and not in the first. Others may use the machine meanwhile, and what was theirs may go:
+# only what has come counts. Settings that came with a module of the kernel are not ours to take away.
+come_since() {
+    diff "$1" "$2" | sed -n 's/^> //p' >"$scratch/come"
+    sed -n 's/^sysctl \([^ ]*\) .*/\1/p' "$1" >"$scratch/settings"
+    awk 'NR == FNR { known[$1]; next } $1 != "sysctl" || $2 in known' "$scratch/settings" "$scratch/come"
+}
+# What carries the name of an instance.
+traces_of() {
+    find /sys/fs/cgroup /run/ondol /var/lib/ondol -name "$1" 2>/dev/null
+    ip -o link | grep -F "ondol $1 "
+    nft list tables | grep -F "ondol-$1"
+    ps -e -o args= | grep -F -- "--instance $1 " | grep -vF grep
 }
 
 clean_up() {
     [ -n "${load:-}" ] && kill "$load" 2>/dev/null
+    [ -n "${listener:-}" ] && kill "$listener" 2>/dev/null
     ondol down --wipe --yes >"$scratch/wipe" 2>&1
+    "$ONDOL" --instance "${second:-none}" down --wipe --yes >"$scratch/wipe" 2>&1
     rm -rf "$scratch"
 }
 

@@ -15,17 +15,55 @@ comes_back() {
 leaves_nothing() {
     ondol down --wipe --yes >"$scratch/down" 2>&1 || { because "$(tail -n 2 "$scratch/down" | tr '\n' ' ')"; return 1; }
     snapshot >"$scratch/after"
-    # Others may use the machine meanwhile, and what was theirs may go: only what has come counts.
-    diff "$scratch/before" "$scratch/after" | grep '^>' >"$scratch/left"
+    come_since "$scratch/before" "$scratch/after" >"$scratch/left"
     [ ! -s "$scratch/left" ] || because "left behind: $(head -n 8 "$scratch/left" | tr '\n' ' ')"
 }
 wipes_a_dead_server() {
     ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up" | tr '\n' ' ')"; return 1; }
-    kill -9 "$(server_pid)"
+    # shellcheck disable=SC2046
+    kill -9 $(kill_sets | tail -n 1)
     leaves_nothing
 }
+# With a pod that runs, and every file that is ours and small damaged.
+wipes_damaged_data() {
+    ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up" | tr '\n' ' ')"; return 1; }
+    k create deployment damaged --image=ondol.local/echo:v1 >/dev/null && within 50 ready_is deployment/damaged 1 || return 1
+    # shellcheck disable=SC2046
+    kill -9 $(kill_sets | tail -n 1)
+    local file
+    find /var/lib/ondol /run/ondol -path "*/$instance*" -type f -size -1000k >"$scratch/files"
+    [ "$(grep -c . "$scratch/files")" -gt 5 ] || { because "hardly any files: $(cat "$scratch/files")"; return 1; }
+    while read -r file; do echo damaged >"$file"; done <"$scratch/files"
+    leaves_nothing
+}
+
+# Two instances side by side.
+second="$instance-b"
+at_second() { timeout 120 "$ONDOL" --instance "$second" "$@"; }
+k_second() { k --context "ondol-$second" "$@"; }
+side_by_side() {
+    local first forwarding url; first=$(k config current-context); forwarding=$(sysctl -n net.ipv4.ip_forward)
+    at_second up >"$scratch/second" 2>&1 || { because "$(tail -n 2 "$scratch/second" | tr '\n' ' ')"; return 1; }
+    k config use-context "$first" >/dev/null || return 1
+    k_second create deployment backend --image=ondol.local/echo:v2 --port=8080 >/dev/null || return 1
+    k_second expose deployment backend --port=80 --target-port=8080 >/dev/null || return 1
+    within 50 second_is_ready || return 1
+    url="http://$(k_second get service backend -o 'jsonpath={.spec.clusterIP}')/"
+    within 10 is_v2 "$url" && fetch -f "$(backend_url)" >/dev/null || { because "not both answer"; return 1; }
+    [ "$(k get pods -l app=backend --no-headers | grep -c .)" -eq 3 ] || { because "one sees the other's pods"; return 1; }
+    at_second down --wipe --yes >"$scratch/second" 2>&1 || { because "$(tail -n 2 "$scratch/second" | tr '\n' ' ')"; return 1; }
+    local left; left=$(traces_of "$second"; k config get-contexts -o name | grep -F "$second")
+    [ -z "$left" ] || { because "left behind: $left"; return 1; }
+    # What both need of the machine stays for the one that lives.
+    fetch -f "$(backend_url)" >/dev/null && name_resolves >/dev/null || { because "the first does not answer any more"; return 1; }
+    equals "$(k config current-context)" "$first" && equals "$(sysctl -n net.ipv4.ip_forward)" "$forwarding"
+}
+second_is_ready() { equals "$(k_second get deployment backend -o 'jsonpath={.status.readyReplicas}')" 1; }
+
 point_last() {
+    point 1.side-by-side side_by_side
     point 1.down-and-up comes_back
     point 1.wipe leaves_nothing
     point 1.wipe-dead wipes_a_dead_server
+    point 1.wipe-damaged wipes_damaged_data
 }

@@ -1,10 +1,12 @@
 //! The admin socket: what the command line asks of a running instance. HTTP with JSON; only root can open it.
 
+mod image_users;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use api::names::{NODES, PODS, Resource};
 use api::value::Value as Tree;
 use bytes::Bytes;
@@ -140,12 +142,7 @@ impl Admin {
                 let named = self.node()?.images.tag(text(&asked, "image")?, &name).await?;
                 Ok(document(&serde_json::to_value(named)?))
             }
-            ("POST", "/images/remove") => {
-                let asked = read(body).await?;
-                let name: Reference = text(&asked, "image")?.parse()?;
-                let named = self.node()?.images.remove(&name).await?;
-                Ok(document(&serde_json::to_value(named)?))
-            }
+            ("POST", "/images/remove") => self.remove(&read(body).await?).await,
             ("GET", "/images/inspect") => {
                 let image = query.get("image").context("which image?")?;
                 Ok(document(&serde_json::to_value(self.node()?.images.inspect(image).await?)?))
@@ -286,6 +283,20 @@ impl Admin {
         let reader = Received { receiver, chunk: Bytes::new() };
         let named = images.import(reader, name).await?;
         Ok(document(&serde_json::to_value(named)?))
+    }
+
+    /// Takes a name away, and all content that nothing needs then.
+    async fn remove(&self, asked: &Value) -> anyhow::Result<Response> {
+        let name: Reference = text(asked, "image")?.parse()?;
+        let node = self.node()?;
+        if let Some(pod) = image_users::user_of(node, &name) {
+            bail!("{name} is used by pod {pod}; delete the pod, or what makes it, first");
+        }
+        let mut answer = serde_json::to_value(node.images.remove(&name).await?)?;
+        if let Some(pins) = image_users::pins(node) {
+            answer["freed"] = serde_json::to_value(node.images.collect(&pins).await?)?;
+        }
+        Ok(document(&answer))
     }
 
     fn save(&self, images: Vec<String>) -> anyhow::Result<Response> {

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::interface::Api;
+use api::interface::{Api, Collection};
 use api::json;
 use api::names::NODES;
 use api::status::Reason;
-use base::{Clock, Stopper, Tasks};
+use base::{Backoff, Clock, Stopper, Tasks};
+use control::mirror::Mirror;
 use control::recorder::Recorder;
 use control::world::World;
 use image::pull::Puller;
@@ -39,9 +40,10 @@ pub const KUBELET_PORT: u16 = 10250;
 pub const DOMAIN: &str = "cluster.local";
 /// The usual size of packets.
 const MTU_BYTES: u32 = 1500;
-/// How often a node without a range looks again.
-const RANGE_LOOK: Duration = Duration::from_millis(20);
-/// How long the controllers may take to give a range.
+/// Wait before a Node that could not be made is made again, first and longest.
+const NODE_RETRY_FIRST: Duration = Duration::from_millis(50);
+const NODE_RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// How long the controllers may take to give a range, once the server answers.
 const RANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the agent's tasks may take to end.
@@ -249,36 +251,44 @@ async fn open_images(layout: &Layout, ground: &Ground) -> anyhow::Result<image::
 }
 
 /// The range that the controllers gave this node. The Node object is made here if nobody made it: its addresses
-/// depend on the bridge, and the bridge on the range.
+/// depend on the bridge, and the bridge on the range. A server that does not answer yet is waited for: it may be
+/// started after its nodes.
 async fn own_range(api: &dyn Api, name: &str, ground: &Ground) -> anyhow::Result<Cidr> {
-    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-    let look = async {
-        loop {
-            match api.get(&NODES, "", name).await {
-                Ok(node) => {
-                    let tree = node.to_tree();
-                    if let Some(range) = tree.str_at(&["spec", "podCIDR"]) {
-                        return Ok(range.parse::<Cidr>()?);
-                    }
-                }
-                Err(status) if status.reason == Reason::NotFound => {
-                    match api.create(&NODES, "", &object).await {
-                        Err(status) if status.reason != Reason::AlreadyExists => return Err(status.into()),
-                        _ => {}
-                    }
-                }
-                // The server may still be on its way.
-                Err(status) if status.reason == Reason::ServiceUnavailable => {}
-                Err(status) => return Err(anyhow::Error::from(status)),
-            }
-            ground.clock.sleep(RANGE_LOOK).await;
-        }
+    let selector = format!("metadata.name={name}");
+    let mirror = Mirror::selecting(Collection::new(&NODES, ""), "", &selector);
+    let given = async {
+        mirror.synced().await;
+        let given = ground.clock.timeout(RANGE_TIMEOUT, given_range(&mirror, api, name, ground)).await;
+        given.context("the node was given no range of addresses for its pods; see the server's log")?
     };
-    ground
-        .clock
-        .timeout(RANGE_TIMEOUT, look)
-        .await
-        .context("the node was given no range of addresses for its pods; see the server's log")?
+    tokio::select! {
+        range = given => range,
+        () = mirror.run(api, &ground.clock, &ground.stop) => anyhow::bail!("ended before the server answered"),
+    }
+}
+
+/// Waits at the mirror of the own Node for its range, and makes the Node where it is missing.
+async fn given_range(mirror: &Mirror, api: &dyn Api, name: &str, ground: &Ground) -> anyhow::Result<Cidr> {
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let mut backoff = Backoff::new(NODE_RETRY_FIRST, NODE_RETRY_LONGEST);
+    loop {
+        let before = mirror.progress();
+        let node = mirror.get("", name).map(|node| node.to_tree());
+        match node.as_ref().map(|node| node.str_at(&["spec", "podCIDR"])) {
+            Some(Some(range)) => return range.parse().context("the node's range of addresses is damaged"),
+            Some(None) => {}
+            None => match api.create(&NODES, "", &object).await {
+                Ok(_) => {}
+                Err(status) if status.reason == Reason::AlreadyExists => {}
+                Err(status) if matches!(status.reason, Reason::ServiceUnavailable | Reason::Timeout) => {
+                    ground.clock.sleep(backoff.fail()).await;
+                    continue;
+                }
+                Err(status) => return Err(anyhow::Error::from(status).context("the node may not register")),
+            },
+        }
+        mirror.until(|now| now != before).await;
+    }
 }
 
 async fn open_network(layout: &Layout, wishes: &Wishes, range: Cidr) -> anyhow::Result<BridgeNetwork> {

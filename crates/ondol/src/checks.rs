@@ -8,6 +8,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::facts::{Facts, overlap, routes};
 use crate::layout::Layout;
+use crate::up::holder;
 
 /// Only root can make namespaces, mounts and rules.
 pub fn root() -> anyhow::Result<()> {
@@ -19,12 +20,27 @@ pub fn root() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the node needs of the kernel.
-pub fn kernel() -> anyhow::Result<()> {
-    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !filesystems.split_whitespace().any(|word| word == "overlay") && !loaded("overlay") {
+/// No other process holds the instance.
+pub fn alone(layout: &Layout) -> anyhow::Result<()> {
+    if let Some(pid) = holder(&layout.lock()) {
         bail!(
-            "the kernel has no overlay file system: load it (\"modprobe overlay\") or enable CONFIG_OVERLAY_FS"
+            "ondol already runs (instance {}, pid {}); \"ondol status\" tells more",
+            layout.instance,
+            pid.as_raw_nonzero()
+        );
+    }
+    Ok(())
+}
+
+/// What the node needs of the kernel. Whether it can mount overlays, [`data`] tries.
+pub fn kernel() -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
+    if !missing.is_empty() {
+        bail!(
+            "this root may not do what a node needs, it lacks {}: run ondol outside of a container, or in a \
+             privileged one",
+            missing.join(" and ")
         );
     }
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -39,8 +55,15 @@ pub fn kernel() -> anyhow::Result<()> {
     rules.context("the kernel has no nftables: load it (\"modprobe nf_tables\") or enable CONFIG_NF_TABLES")
 }
 
-fn loaded(module: &str) -> bool {
-    Path::new("/sys/module").join(module).exists()
+/// The capabilities that a node cannot do without, of those that `/proc/self/status` does not show as effective.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let shown = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    // A kernel that does not tell is asked by doing.
+    let Some(effective) = shown.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
+        return Vec::new();
+    };
+    let needed = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
+    needed.into_iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| name).collect()
 }
 
 /// Whether the API's port is free.
@@ -77,27 +100,45 @@ pub fn ranges(layout: &Layout, facts: &Facts) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the data folder can hold writable layers: tries it.
+/// Whether the data folder can hold writable layers: tries it. What was made for that goes again if it cannot.
 pub fn data(layout: &Layout) -> anyhow::Result<()> {
+    let first_new = layout.data.ancestors().take_while(|folder| !folder.exists()).last().map(Path::to_owned);
+    let result = data_in(layout);
+    if let (Err(_), Some(folder)) = (&result, first_new) {
+        // Nothing is to be left of an attempt; a folder that cannot go does no harm.
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    result
+}
+
+fn data_in(layout: &Layout) -> anyhow::Result<()> {
     let folder = layout.data.join(".check");
     std::fs::create_dir_all(&layout.data).with_context(|| {
         format!("{} cannot be made; choose another place with --data-dir", layout.data.display())
     })?;
-    let names = ["lower", "upper", "work", "merged"];
-    for name in names {
+    // An attempt that was killed.
+    let _ = unmount(folder.join("merged"), UnmountFlags::DETACH);
+    let _ = std::fs::remove_dir_all(&folder);
+    for name in ["lower/folder", "upper", "work", "merged"] {
         std::fs::create_dir_all(folder.join(name)).with_context(|| {
             format!("{} cannot be written; choose another place with --data-dir", layout.data.display())
         })?;
     }
     let result = try_overlay(&folder);
     let _ = std::fs::remove_dir_all(&folder);
-    result.with_context(|| {
-        format!(
-            "{} lies on a file system that cannot hold the writable layers of containers (an overlay itself, or a \
-             network disk): choose a place on ext4, xfs, btrfs or tmpfs with --data-dir",
-            layout.data.display()
-        )
-    })
+    match result {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => bail!(
+            "the kernel has no overlay file system: load it (\"modprobe overlay\") or enable CONFIG_OVERLAY_FS"
+        ),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "{} lies on a file system that cannot hold the writable layers of containers (an overlay itself, or \
+                 a network disk): choose a place on ext4, xfs, btrfs or tmpfs with --data-dir",
+                layout.data.display()
+            )
+        }),
+        Ok(()) => Ok(()),
+    }
 }
 
 fn try_overlay(folder: &Path) -> std::io::Result<()> {
@@ -110,9 +151,17 @@ fn try_overlay(folder: &Path) -> std::io::Result<()> {
     let options = std::ffi::CString::new(options).map_err(std::io::Error::other)?;
     let merged = folder.join("merged");
     mount("overlay", &merged, "overlay", MountFlags::empty(), Some(options.as_c_str()))?;
-    let written = std::fs::write(merged.join("file"), "x");
+    let changed = change_layer(&merged);
     unmount(&merged, UnmountFlags::DETACH)?;
-    written
+    changed
+}
+
+/// What containers do to their root: a new file, and a folder of the image that is replaced. The second needs
+/// whiteouts and extended attributes, which not every file system has.
+fn change_layer(merged: &Path) -> std::io::Result<()> {
+    std::fs::write(merged.join("file"), "x")?;
+    std::fs::remove_dir(merged.join("folder"))?;
+    std::fs::create_dir(merged.join("folder"))
 }
 
 #[cfg(test)]
@@ -130,5 +179,32 @@ mod tests {
     fn this_machine_passes() {
         root().unwrap();
         kernel().unwrap();
+    }
+
+    #[test]
+    fn a_root_without_its_powers_is_found_out() {
+        let container = "Name:\tondol\nCapEff:\t00000000a80425fb\n";
+        assert_eq!(missing_capabilities(container), ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
+        assert!(missing_capabilities("CapEff:\t000001ffffffffff\n").is_empty());
+        assert!(missing_capabilities("").is_empty());
+    }
+
+    #[test]
+    fn a_place_that_cannot_hold_layers_is_refused_and_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = folder.path().join("ramfs");
+        std::fs::create_dir(&memory).unwrap();
+        // No extended attributes there.
+        mount("ramfs", &memory, "ramfs", MountFlags::empty(), None).unwrap();
+        let layout = Layout::new("t-checks", Some(&memory.join("a/data"))).unwrap();
+        let refused = data(&layout);
+        let left = std::fs::read_dir(&memory).unwrap().count();
+        unmount(&memory, UnmountFlags::DETACH).unwrap();
+        assert!(refused.unwrap_err().to_string().contains("--data-dir"));
+        assert_eq!(left, 0);
+
+        let layout = Layout::new("t-checks", Some(&folder.path().join("b/data"))).unwrap();
+        data(&layout).unwrap();
+        assert_eq!(std::fs::read_dir(&layout.data).unwrap().count(), 0);
     }
 }

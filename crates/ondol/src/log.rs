@@ -1,7 +1,7 @@
 //! Our own log: to standard error, which in the background is a file of bounded size.
 
 use std::fs::File;
-use std::io::{IsTerminal, Stderr, Write};
+use std::io::{Stderr, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,8 @@ pub fn start(quiet: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Bounded::of_standard_error())
-        .with_ansi(std::io::stderr().is_terminal())
+        // Without colours also on a terminal: they would be another dependency.
+        .with_ansi(false)
         .init();
 }
 

@@ -9,7 +9,6 @@ mod facts;
 mod invitation;
 mod layout;
 mod log;
-mod node_api;
 mod run;
 mod server;
 mod up;
@@ -99,6 +98,7 @@ fn ask(arguments: &Arguments, layout: &Layout, clock: &Clock) -> anyhow::Result<
 fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Result<()> {
     checks::root()?;
     let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    checks::alone(&layout)?;
     let nodes =
         options.nodes.iter().map(|node| invitation::parse_node(node)).collect::<Result<Vec<_>, _>>()?;
     let facts = facts::Facts::load_or_choose(&layout, &options.ranges)?;
@@ -107,7 +107,7 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
     run::make_private(&layout.run)?;
     facts.write(&layout)?;
     if !options.no_kubeconfig {
-        up::remember(arguments, &layout, facts.clone(), clock)?;
+        up::remember(arguments, &layout, facts.clone(), options.advertise_address, clock)?;
     }
     let role = run::Role::Server { advertised: options.advertise_address, nodes };
     run::run(&layout, Some(&facts), role, clock)
@@ -116,6 +116,7 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
 fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result<()> {
     checks::root()?;
     let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    checks::alone(&layout)?;
     let invitation = invitation::read(&options.kubeconfig)?;
     let mut kubeconfig =
         Kubeconfig::read(&options.kubeconfig, None).context("the invitation cannot be used")?;

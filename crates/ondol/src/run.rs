@@ -98,7 +98,7 @@ fn lock(layout: &Layout) -> anyhow::Result<File> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("the instance {} runs already; \"ondol status\" tells of it", layout.instance);
+        bail!("ondol already runs (instance {}); \"ondol status\" tells more", layout.instance);
     }
     file.set_len(0)?;
     file.rewind()?;
@@ -216,7 +216,7 @@ async fn start(
                 service_range: facts.services()?,
                 dns_service: server.dns_service,
             };
-            let api = server.node(&node)?;
+            let api = server.node(&node);
             let kubelet = Serving::Issued(server.authority.clone());
             let node_at_work = Node::start(layout, &wishes, api, kubelet, ground, packets).await?;
             if node_at_work.bridge != bridge {

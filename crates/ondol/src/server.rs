@@ -12,7 +12,6 @@ use api::status::Status;
 use apiserver::authn::{Keys, SigningKeys};
 use apiserver::{Gate, Identity, NetworkDialer, Record, bootstrap};
 use base::{Clock, Random, Stop, Stopper, Tasks};
-use client::Client;
 use control::recorder::Recorder;
 use control::runner::Runner;
 use control::world::World;
@@ -24,7 +23,6 @@ use wire::tls::{Authority, Leaf, Roots, Rotating, Usage};
 
 use crate::facts::{Facts, NODE_PREFIX};
 use crate::layout::Layout;
-use crate::node_api::NodeApi;
 
 /// Certificates of servers and of our own clients live this long and are renewed at two thirds.
 const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -167,14 +165,8 @@ impl Server {
     }
 
     /// The API as a node of this process.
-    pub fn node(&self, name: &str) -> anyhow::Result<Arc<dyn Api>> {
-        let leaf = client_leaf(&format!("system:node:{name}"), &["system:nodes"]);
-        let presented = rotating(&self.authority, leaf, &self.ground)?;
-        let roots = Roots::new(self.authority.certificate_pem())?;
-        let clock = &self.ground.clock;
-        let far = Client::with_certificates(&self.url(), roots, presented, clock, &Tasks::new())?;
-        let near = self.gate.as_user(Identity::node(name));
-        Ok(Arc::new(NodeApi { near, far: Arc::new(far) }))
+    pub fn node(&self, name: &str) -> Arc<dyn Api> {
+        self.gate.as_user(Identity::node(name))
     }
 
     /// What clients are told: `https://127.0.0.1:6443`.

@@ -1,6 +1,7 @@
 //! `ondol up`, as a person calls it: checks, starts the background process, shows its steps, writes the kubeconfig.
 
 use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -35,9 +36,10 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     let admin = Admin::new(&layout.admin_socket());
     let node = node_name(options.node_name.as_deref())?;
     if arguments.detached || options.foreground {
+        checks::alone(&layout)?;
         let facts = prepare(&layout, options, clock)?;
         if !arguments.detached && !options.no_kubeconfig {
-            remember(arguments, &layout, facts.clone(), clock)?;
+            remember(arguments, &layout, facts.clone(), None, clock)?;
         }
         return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
     }
@@ -67,7 +69,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     }
     if !options.no_kubeconfig {
         let mut steps = Steps::new(clock);
-        let path = remember(arguments, &layout, facts, clock)?;
+        let path = remember(arguments, &layout, facts, None, clock)?;
         steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
     }
     println!("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
@@ -184,11 +186,13 @@ fn died(layout: &Layout, status: &str) -> anyhow::Error {
     anyhow::anyhow!("the background process ended ({status}); its last words:\n{}", tail.join("\n"))
 }
 
-/// Writes our context into the user's kubeconfig, and remembers where.
+/// Writes our context into the user's kubeconfig, and remembers where. A server that is reached at an address of its
+/// own is written down with that, so that kubectl may be in another network namespace than the server.
 pub fn remember(
     arguments: &Arguments,
     layout: &Layout,
     mut facts: Facts,
+    advertised: Option<IpAddr>,
     clock: &Clock,
 ) -> anyhow::Result<PathBuf> {
     let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
@@ -202,9 +206,10 @@ pub fn remember(
     if arguments.data_dir.is_some() {
         command.extend(["--data-dir".to_owned(), layout.data.display().to_string()]);
     }
+    let address = advertised.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let entry = Entry {
         name: layout.context(),
-        server: format!("https://127.0.0.1:{}", facts.api_port),
+        server: format!("https://{}", SocketAddr::new(address, facts.api_port)),
         authority_pem: authority.certificate_pem().to_owned(),
         command,
     };
