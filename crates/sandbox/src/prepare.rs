@@ -151,12 +151,12 @@ pub fn container(pod: &Spec, directory: &Path, spec: &ContainerSpec) -> Result<p
         std::fs::create_dir_all(parent)
             .map_err(|source| Error::kernel("making the log directory", parent, source))?;
     }
-    let defaults = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
-    let paths = |given: &Option<Vec<String>>, usual: &[&str]| match given {
+    let paths = |given: &Option<Vec<String>>, usual: &dyn Fn() -> Vec<String>| match given {
         _ if spec.privileged => Vec::new(),
         Some(given) => given.clone(),
-        None => defaults(usual),
+        None => usual(),
     };
+    let read_only = || paths::READ_ONLY.iter().map(ToString::to_string).collect();
     let mut mounts = vec![shm(pod, directory)];
     for mount in &spec.mounts {
         mounts.push(self::mount(mount)?);
@@ -167,8 +167,8 @@ pub fn container(pod: &Spec, directory: &Path, spec: &ContainerSpec) -> Result<p
         root: root(spec)?,
         process: process(spec)?,
         mounts,
-        masked_paths: paths(&spec.masked_paths, paths::MASKED),
-        read_only_paths: paths(&spec.read_only_paths, paths::READ_ONLY),
+        masked_paths: paths(&spec.masked_paths, &paths::masked),
+        read_only_paths: paths(&spec.read_only_paths, &read_only),
         devices: devices::nodes(spec).iter().map(devices::to_wire).collect(),
         log: protocol::Log { path: log, max_bytes: spec.log.max_bytes, max_files: spec.log.max_files },
         cgroup: protocol::Cgroup::default(),

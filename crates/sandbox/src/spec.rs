@@ -120,7 +120,7 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// In this order, after `/proc`, `/dev`, `/sys` and what belongs to them.
     pub mounts: Vec<Mount>,
-    /// Hidden; `None` for [`crate::paths::MASKED`]. Ignored when privileged.
+    /// Hidden; `None` for [`crate::paths::masked`]. Ignored when privileged.
     pub masked_paths: Option<Vec<String>>,
     /// Not writable; `None` for [`crate::paths::READ_ONLY`]. Ignored when privileged.
     pub read_only_paths: Option<Vec<String>>,

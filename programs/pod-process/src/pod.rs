@@ -1,6 +1,6 @@
 //! The pod: its namespaces, and how containers and commands are started in them.
 
-use std::io::Result;
+use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::child::{self, Wiring};
@@ -12,6 +12,8 @@ use crate::sys::{identity, io, mount};
 /// Numbers of [`Container::pid_mode`].
 const PIDS_OF_POD: u8 = 1;
 const PIDS_OF_CONTAINER: u8 = 0;
+/// The user and group that own nothing.
+const NOBODY: u32 = 65_534;
 
 /// The pod's isolation.
 pub struct Pod {
@@ -151,13 +153,29 @@ impl Pod {
         }
     }
 
-    /// Process 1 of the pod's process ids: it reaps, and ends with the pod process.
+    /// Process 1 of the pod's process ids: it reaps, and ends with the pod process. Containers live beside it, and
+    /// one that may trace others must gain nothing by it: it has no powers, no files and no root to look at.
     fn start_first(&self) -> Result<OwnedFd> {
+        use std::io::{Read, Write};
+        let (ours, theirs) = io::pipe()?;
+        let (mut ours, mut theirs) = (std::fs::File::from(ours), std::fs::File::from(theirs));
         match process::fork(process::NEW_PID, None)? {
-            Forked::Parent { handle, .. } => Ok(handle),
+            Forked::Parent { handle, .. } => {
+                drop(theirs);
+                let mut failure = [0; 4];
+                match ours.read(&mut failure)? {
+                    0 => Ok(handle),
+                    _ => Err(Error::from_raw_os_error(i32::from_ne_bytes(failure))),
+                }
+            }
             Forked::Child => {
                 process::reset_signals();
                 process::new_session();
+                if let Err(error) = confine(&format!("{}/root", self.setup.run_dir)) {
+                    let number = error.raw_os_error().unwrap_or(libc::EINVAL);
+                    let _ = theirs.write_all(&number.to_ne_bytes());
+                    process::exit(126);
+                }
                 let _ = identity::die_with_parent();
                 if io::is_ready(self.this.as_fd()) {
                     process::exit(137);
@@ -174,6 +192,22 @@ impl Pod {
             let _ = process::signal(first.as_fd(), libc::SIGKILL);
         }
     }
+}
+
+/// Takes from this process everything but its being there. `place` is a directory to stack an empty root on.
+fn confine(place: &str) -> Result<()> {
+    process::unshare(process::NEW_MOUNT | process::NEW_CGROUP)?;
+    mount::make_slave()?;
+    let attributes = mount::READ_ONLY | mount::NO_SUID | mount::NO_DEVICES | mount::NO_EXEC;
+    let nothing = mount::new_file_system("tmpfs", &[("mode", "555"), ("size", "4k")], attributes)?;
+    mount::attach(nothing.as_fd(), mount::open_place(place)?.as_fd())?;
+    mount::change_root(mount::open_place(place)?.as_fd())?;
+    identity::limit_bounding(0)?;
+    identity::become_user(NOBODY, NOBODY, &[])?;
+    identity::set_capabilities(0, 0, 0, 0)?;
+    identity::no_new_privileges()?;
+    // Changing the user may have made this process visible again.
+    identity::hide()
 }
 
 fn open_namespace(path: &str) -> Result<OwnedFd> {

@@ -249,3 +249,55 @@ fn hostile_links_lead_nowhere() {
         pod.remove().await.unwrap();
     });
 }
+
+#[test]
+fn a_child_that_meets_the_memory_limit_is_seen_though_the_program_lives() {
+    run(|world| async move {
+        let pod = world.pod("a").await;
+        let mut spec =
+            world.shell("one", "awk 'BEGIN { s = \"x\"; while (1) s = s s }'; echo child $?; exit 3");
+        spec.resources = Resources { memory_bytes: Some(32 << 20), ..Resources::default() };
+        let (exit, log) = world.outcome(&pod, spec).await;
+        // Version 2 ends the whole container, as one whose parts are killed singly is of no use to anybody.
+        let whole = (exit.code, log.as_str()) == (137, "");
+        let child = (exit.code, log.as_str()) == (3, "Killed\nchild 137\n");
+        assert!(exit.out_of_memory && (whole || child), "{exit:?} {log}");
+        pod.remove().await.unwrap();
+    });
+}
+
+#[test]
+fn a_program_that_never_stops_talking_fills_no_disk() {
+    run(|world| async move {
+        let pod = world.pod("a").await;
+        let mut spec = world.program("one", &["/bin/busybox", "yes", "a line of a chatty container"]);
+        (spec.log.max_bytes, spec.log.max_files) = (50_000, 2);
+        let (attempt, limit) = (spec.attempt.clone(), spec.log.max_bytes);
+        pod.start(spec).await.unwrap();
+        let folder = world.log_path("one").parent().unwrap().to_owned();
+        let files = || -> Vec<(String, u64)> {
+            let entries = std::fs::read_dir(&folder).unwrap().flatten();
+            // A file that is rotated away between the listing and the look has no size any more.
+            let sizes = entries.filter_map(|entry| {
+                Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?.len()))
+            });
+            sizes.collect()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        let rotations = async {
+            while seen.len() < 20 {
+                let now = files();
+                // At the moment of a rotation the one that is about to be deleted is still there.
+                assert!(now.len() <= 3, "{now:?}");
+                assert!(now.iter().all(|(_, size)| *size < limit + (32 << 10) * 8), "{now:?}");
+                seen.extend(now.into_iter().map(|(name, _)| name));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(crate::harness::SLACK, rotations).await.expect("the log is rotated");
+        pod.kill(&attempt).await.unwrap();
+        crate::harness::ended(&pod, &attempt).await;
+        assert_eq!(files().len(), 2);
+        pod.remove().await.unwrap();
+    });
+}

@@ -1,5 +1,6 @@
 //! Sandboxes on the real kernel, as root. The same tests run on cgroup version 1 and 2.
 
+mod attacks;
 mod harness;
 mod isolation;
 mod lifecycle;

@@ -106,3 +106,45 @@ fn has_power() -> bool {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 24) != 0
 }
+
+/// What the user reads: each names the thing and says what to do.
+#[test]
+fn the_words_of_a_failed_start_say_what_to_do() {
+    run(|world| async move {
+        let pod = world.pod("a").await;
+        let base = world.directory.join("base");
+        let put = |name: &str, content: &[u8], mode| {
+            std::fs::write(base.join(name), content).unwrap();
+            std::fs::set_permissions(base.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let mut foreign = std::fs::read("/bin/busybox").unwrap()[..4096].to_vec();
+        foreign[18] = 183;
+        foreign[19] = 0;
+        if cfg!(target_arch = "aarch64") {
+            foreign[18] = 62;
+        }
+        put("crlf", b"#!/bin/sh\r\necho hi\r\n", 0o755);
+        put("closed", b"#!/bin/sh\n", 0o644);
+        put("foreign", &foreign, 0o755);
+        put("dynamic", &dynamic_program(), 0o755);
+        let other = if cfg!(target_arch = "aarch64") { "x86_64" } else { "aarch64" };
+        let cases: [(&str, &str, &[&str]); 6] = [
+            ("dynamic", "/dynamic", &["needs the loader /lib/ld-none.so", "build it statically"]),
+            ("crlf", "/crlf", &["CRLF", "save it with LF"]),
+            ("foreign", "/foreign", &[other, std::env::consts::ARCH, "image for this architecture"]),
+            ("closed", "/closed", &["/closed is not executable", "chmod +x"]),
+            ("gone", "gone", &["no such file in the image: gone", "PATH"]),
+            ("folder", "/etc", &["/etc is a directory"]),
+        ];
+        for (name, program, words) in cases {
+            let message = pod.start(world.program(name, &[program])).await.unwrap_err().to_string();
+            assert!(words.iter().all(|word| message.contains(word)), "{name}: {message}");
+            // A command in a running container fails with the same words.
+            let runner = format!("run-{name}");
+            pod.start(world.shell(&runner, "sleep 1000")).await.unwrap();
+            let of_command = crate::harness::exec(&pod, &runner, &[program]).await.unwrap_err().to_string();
+            assert_eq!(of_command, message);
+        }
+        pod.remove().await.unwrap();
+    });
+}
