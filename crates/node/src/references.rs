@@ -126,6 +126,10 @@ impl References {
 }
 
 impl Sources for References {
+    fn config_map_text(&self, namespace: &str, name: &str) -> Result<Data, Missing> {
+        Ok(texts(&self.read(&CONFIG_MAPS, "ConfigMap", namespace, name)?, "data"))
+    }
+
     fn config_map(&self, namespace: &str, name: &str) -> Result<Data, Missing> {
         let tree = self.read(&CONFIG_MAPS, "ConfigMap", namespace, name)?;
         let mut data = texts(&tree, "data");

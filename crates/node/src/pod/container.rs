@@ -14,6 +14,7 @@ use sandbox::{
 
 use crate::pod::environment::{ConfigError, expand};
 use crate::pod::quality::{Quality, milli, units};
+use crate::volume;
 
 /// Size of a log file before it is rotated, and how many are kept (kubelet's defaults).
 const LOG_BYTES: u64 = 10 << 20;
@@ -265,7 +266,8 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, ConfigError> {
             Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         };
-        let read_only = wanted.read_only.unwrap_or_default();
+        // What is brought up to date by the node is not for containers to change.
+        let read_only = wanted.read_only.unwrap_or_default() || volume::is_of_files(parts.pod, &wanted.name);
         let target = if wanted.mount_path.starts_with('/') {
             wanted.mount_path.clone()
         } else {

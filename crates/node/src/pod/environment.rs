@@ -81,7 +81,7 @@ fn bulk(
     sources: &dyn Sources,
 ) -> Result<Vec<(String, String)>, Missing> {
     let data = if let Some(reference) = &from.config_map_ref {
-        optional(sources.config_map(namespace, &reference.name), reference.optional)?
+        optional(sources.config_map_text(namespace, &reference.name), reference.optional)?
     } else if let Some(reference) = &from.secret_ref {
         optional(sources.secret(namespace, &reference.name), reference.optional)?
     } else {
@@ -110,7 +110,7 @@ fn single(
     let namespace = object.namespace();
     let text = |bytes: Option<Vec<u8>>| bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     if let Some(key) = &from.config_map_key_ref {
-        let found = sources.config_map(namespace, &key.name).and_then(|data| {
+        let found = sources.config_map_text(namespace, &key.name).and_then(|data| {
             data.get(&key.key)
                 .cloned()
                 .ok_or_else(|| Missing::key("ConfigMap", namespace, &key.name, &key.key))
@@ -292,6 +292,7 @@ fn shout(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::sources::Data;
     use proptest::prelude::*;
 
     #[test]
@@ -305,6 +306,42 @@ mod tests {
         check("$(B)", "$(B)");
         check("$A ${A} $(A $", "$A ${A} $(A $");
         check("$$$$", "$$");
+    }
+
+    /// A ConfigMap with one key of text and one of bytes.
+    struct OneMap;
+
+    impl Sources for OneMap {
+        fn config_map_text(&self, _: &str, _: &str) -> Result<Data, Missing> {
+            Ok(Data::from([("text".to_owned(), b"warm".to_vec())]))
+        }
+
+        fn config_map(&self, _: &str, _: &str) -> Result<Data, Missing> {
+            Ok(Data::from([("text".to_owned(), b"warm".to_vec()), ("bytes".to_owned(), b"\0".to_vec())]))
+        }
+
+        fn secret(&self, _: &str, name: &str) -> Result<Data, Missing> {
+            Err(Missing::Object { kind: "Secret", name: name.to_owned() })
+        }
+    }
+
+    #[test]
+    fn only_the_text_of_config_maps_becomes_variables() {
+        let of = |container: serde_json::Value| {
+            let tree = serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [container]}});
+            let json = serde_json::to_vec(&tree).unwrap();
+            let object = Object::from_tree(&api::value::parse(&json).unwrap()).unwrap();
+            let pod: core::Pod = serde_json::from_value(tree).unwrap();
+            let facts = Facts { host_ips: Vec::new(), pod_ips: Vec::new(), allocatable: BTreeMap::new() };
+            let container = pod.spec.as_ref().unwrap().containers[0].clone();
+            variables(&object, &pod, &container, &facts, &OneMap, &BTreeMap::new())
+        };
+        let all = of(serde_json::json!({"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}]}));
+        assert_eq!(all.unwrap(), [("text".to_owned(), "warm".to_owned())]);
+        let key = serde_json::json!({"configMapKeyRef": {"name": "m", "key": "bytes"}});
+        let one = of(serde_json::json!({"name": "c", "env": [{"name": "A", "valueFrom": key}]}));
+        assert_eq!(one.unwrap_err().to_string(), "couldn't find key bytes in ConfigMap n/m");
     }
 
     #[test]

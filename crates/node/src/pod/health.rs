@@ -29,6 +29,15 @@ impl Kind {
             Self::Readiness => "Readiness",
         }
     }
+
+    /// As the Event of a kill says it.
+    fn culprit(self) -> &'static str {
+        match self {
+            Self::Startup => "startup probe",
+            Self::Liveness => "liveness probe",
+            Self::Readiness => "readiness probe",
+        }
+    }
 }
 
 impl Worker {
@@ -106,7 +115,7 @@ impl Worker {
                         if kind == Kind::Readiness {
                             self.with(attempt, |live| live.ready = false);
                         } else {
-                            self.condemn(attempt, self.grace(probe));
+                            self.condemn(attempt, self.grace(probe), kind.culprit());
                             return false;
                         }
                     }
@@ -125,9 +134,9 @@ impl Worker {
         seconds.map_or(DEFAULT_GRACE, |seconds| Duration::from_secs(seconds.max(1).unsigned_abs()))
     }
 
-    /// Has a container stopped, and started again if its policy says so.
-    pub(super) fn condemn(&self, attempt: &Attempt, grace: Duration) {
-        self.with(attempt, |live| live.condemned = Some(grace));
+    /// Has a container stopped, and started again if its policy says so. `by` goes into the Event.
+    pub(super) fn condemn(&self, attempt: &Attempt, grace: Duration, by: &'static str) {
+        self.with(attempt, |live| (live.condemned, live.condemned_by) = (Some(grace), Some(by)));
     }
 
     fn is_current(&self, attempt: &Attempt) -> bool {

@@ -37,8 +37,8 @@ pub struct Live {
     pub tokens: BTreeMap<(String, String), (String, Timestamp)>,
     /// When the node first saw the pod.
     pub started_at: Option<Timestamp>,
-    /// Why the node will not run it.
-    pub refused: Option<(String, String)>,
+    /// Why it has failed, if for a reason of the node's: reason and message.
+    pub failed: Option<(String, String)>,
     /// The pod asks for what the node does not know; it waits for ever.
     pub unsupported: bool,
     /// Sandbox and volumes have been taken down for good.
@@ -76,6 +76,8 @@ pub struct LiveContainer {
     pub ready: bool,
     /// A probe wants it stopped.
     pub condemned: Option<Duration>,
+    /// What condemned it, in the words of events.
+    pub condemned_by: Option<&'static str>,
     /// Who runs it.
     pub user: Option<(u32, u32, Vec<u32>)>,
     /// What it wrote to its termination file, by attempt.

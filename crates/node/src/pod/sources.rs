@@ -7,7 +7,10 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 
 /// Where their contents come from.
 pub trait Sources: Send + Sync {
-    /// `data` and `binaryData` of a ConfigMap.
+    /// `data` of a ConfigMap: what may become a variable.
+    fn config_map_text(&self, namespace: &str, name: &str) -> Result<Data, Missing>;
+
+    /// `data` and `binaryData` of a ConfigMap: what becomes files.
     fn config_map(&self, namespace: &str, name: &str) -> Result<Data, Missing>;
 
     /// `data` of a Secret.

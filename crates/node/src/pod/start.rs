@@ -14,6 +14,7 @@ use crate::pod::network_files;
 use crate::pod::quality::{Quality, milli, units};
 use crate::pod::worker::{Desired, RETRY, Worker};
 use crate::probe::{Action, Place};
+use crate::volume;
 
 /// How long a hook may take if nothing else bounds it.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -204,7 +205,9 @@ impl Worker {
                 log,
                 node_memory_bytes: worker.context.settings.memory_bytes,
             };
-            container::spec(parts).map_err(|error| error.to_string())
+            let spec = container::spec(parts).map_err(|error| error.to_string())?;
+            make_sub_paths(&spec)?;
+            Ok(spec)
         });
         let spec = prepared.await.map_err(|error| config(error.to_string()))?.map_err(config)?;
         let who = (spec.user.uid, spec.user.gid, spec.user.groups.clone());
@@ -303,7 +306,7 @@ impl Worker {
                 if let Err(failure) = hook.run(&place, &worker.context.clock, HOOK_TIMEOUT).await {
                     let message = format!("PostStartHook failed: {}", failure.0);
                     worker.note(Some(&container.name), true, "FailedPostStartHook", message);
-                    worker.condemn(&attempt, HOOK_FAILURE_GRACE);
+                    worker.condemn(&attempt, HOOK_FAILURE_GRACE, "postStart hook");
                     return;
                 }
             }
@@ -311,6 +314,20 @@ impl Worker {
             worker.probe(&container, &attempt).await;
         });
     }
+}
+
+/// Makes the directories below volumes that the container mounts. Blocking.
+fn make_sub_paths(spec: &sandbox::ContainerSpec) -> Result<(), String> {
+    for mount in &spec.mounts {
+        if let sandbox::MountSource::Bind { path, sub_path, .. } = &mount.source
+            && !sub_path.is_empty()
+        {
+            volume::sub_path::ensure(path, sub_path).map_err(|error| {
+                format!("failed to prepare subPath {sub_path:?} for {}: {error}", mount.target)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// The container of a name, init containers included.

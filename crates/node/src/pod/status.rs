@@ -90,8 +90,8 @@ pub struct PodFacts<'a> {
     pub pod_ips: &'a [IpAddr],
     /// Whether the sandbox is there and connected.
     pub sandboxed: bool,
-    /// A reason for which the node will not run it, if any.
-    pub refused: Option<(String, String)>,
+    /// Why it has failed, if for a reason of the node's: reason and message.
+    pub failed: Option<(String, String)>,
     /// When the node first saw it.
     pub started_at: Timestamp,
     /// Now.
@@ -113,7 +113,7 @@ impl PodFacts<'_> {
         if let Some(generation) = self.pod.metadata.generation {
             status.set(&["observedGeneration"], generation);
         }
-        if let Some((reason, message)) = &self.refused {
+        if let Some((reason, message)) = &self.failed {
             status.set(&["reason"], reason.as_str());
             status.set(&["message"], message.as_str());
         }
@@ -136,7 +136,7 @@ impl PodFacts<'_> {
 
     /// As upstream's `getPhase`.
     fn phase(&self) -> &'static str {
-        if self.refused.is_some() {
+        if self.failed.is_some() {
             return "Failed";
         }
         let mains = self.of_role(Role::Main);
@@ -435,7 +435,7 @@ mod tests {
             host_ips: &[],
             pod_ips: &[],
             sandboxed: true,
-            refused: None,
+            failed: None,
             started_at: Timestamp::UNIX_EPOCH,
             now: Timestamp::UNIX_EPOCH,
         };

@@ -32,14 +32,17 @@ impl Worker {
         let number = self.latest_attempt(name).filter(|(_, runs)| *runs).map(|(number, _)| number);
         if let (Some(sandbox), Some(number)) = (sandbox, number) {
             let attempt = Attempt::new(name, number);
-            let message =
-                if pod_ends { "Stopping container" } else { "Container failed a probe, will be restarted" };
-            self.note(Some(name), false, "Killing", format!("{message} {name}"));
+            let culprit = self.live().containers.get(name).and_then(|live| live.condemned_by);
+            let message = match culprit.filter(|_| !pod_ends) {
+                Some(what) => format!("Container {name} failed {what}, will be restarted"),
+                None => format!("Stopping container {name}"),
+            };
+            self.note(Some(name), false, "Killing", message);
             self.end(desired, &sandbox, &attempt, grace).await;
         }
         self.change(|live| {
             let container = live.containers.entry(name.to_owned()).or_default();
-            (container.busy, container.condemned) = (false, None);
+            (container.busy, container.condemned, container.condemned_by) = (false, None, None);
         });
     }
 

@@ -11,7 +11,7 @@ use api::object::Object;
 use api::status::Reason;
 use api::value::{Str, Value};
 use control::recorder::{About, Note};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
 use sandbox::Sandbox;
 use tokio::sync::{Notify, watch};
@@ -21,11 +21,15 @@ use crate::context::Context;
 use crate::pod::live::Live;
 use crate::pod::machine::{self, Container, Part, Restart, Role, Step, Wanted};
 use crate::pod::status::{PodFacts, read_ended};
+use crate::supported::Unsupported;
 
 /// Time for the containers of a pod whose object has vanished.
 const VANISHED_GRACE: Duration = Duration::from_secs(2);
 /// Wait before a failed step on volumes or the sandbox is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
+/// Reason and message, in the status and in the event, of a pod that is here for too long (kubelet's own words).
+const DEADLINE_EXCEEDED: (&str, &str) =
+    ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
 /// Wait before a status that could not be written is written again.
 const STATUS_RETRY: Duration = Duration::from_millis(500);
 
@@ -97,10 +101,8 @@ impl Worker {
     /// Ends the pod's containers and its sandbox, but not its object: the next agent starts it again.
     pub async fn shut_down(self: &Arc<Self>, timeout: Duration) {
         let desired = self.desired();
-        let grace =
-            desired.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-        let grace = Duration::from_secs(grace.max(1).unsigned_abs()).min(timeout);
-        let mut pod = wanted(&desired, self.context.clock.now());
+        let grace = termination_grace(&desired).min(timeout);
+        let mut pod = wanted(&desired);
         pod.ending = Some(grace);
         loop {
             let next = {
@@ -198,13 +200,14 @@ impl Worker {
             let notified = self.wake.notified();
             let now = self.context.clock.now();
             let desired = self.desired();
-            let wanted = wanted(&desired, now);
+            let mut wanted = wanted(&desired);
+            let deadline = self.enforce_deadline(&desired, &mut wanted, now);
             let next = self.decide(&desired, &wanted, now);
             for step in next.steps {
                 self.begin(step, &desired);
             }
             let gone = self.is_gone(&desired);
-            let mut pause = next.wake;
+            let mut pause = next.wake.into_iter().chain(deadline).min();
             if !desired.vanished && !self.tell(&desired, &wanted, &mut told, now).await {
                 pause = Some(pause.map_or(STATUS_RETRY, |pause| pause.min(STATUS_RETRY)));
             }
@@ -228,19 +231,26 @@ impl Worker {
         }
     }
 
-    /// A pod that asks for what this node does not know is not run in part: it waits, and says for what.
+    /// A pod that asks for what this node does not know is not run in part: it waits, and says for what. What only
+    /// goes without effect is said, and the pod runs.
     fn refuse_unsupported(&self) {
         let desired = self.desired();
-        let unsupported = crate::supported::check(&desired.object.to_tree());
-        if unsupported.is_empty() {
+        let (refused, reported): (Vec<_>, Vec<_>) =
+            crate::supported::check(&desired.object.to_tree()).into_iter().partition(|field| field.refused);
+        let list = |fields: &[Unsupported]| {
+            let words = fields.iter().map(|field| format!("{}: {}", field.path, field.why));
+            words.collect::<Vec<_>>().join("; ")
+        };
+        if !reported.is_empty() {
+            let message = format!("without effect on this node: {}", list(&reported));
+            self.note(None, true, "FieldWithoutEffect", message);
+        }
+        if refused.is_empty() {
             return;
         }
-        let fields: Vec<String> =
-            unsupported.iter().map(|field| format!("{}: {}", field.path, field.why)).collect();
-        let message = format!("this node does not support {}", fields.join("; "));
+        let message = format!("this node does not support {}", list(&refused));
         self.note(None, true, "UnsupportedField", message.as_str());
-        let names =
-            wanted(&desired, self.context.clock.now()).containers.into_iter().map(|container| container.name);
+        let names = wanted(&desired).containers.into_iter().map(|container| container.name);
         let mut live = self.live();
         live.unsupported = true;
         for name in names {
@@ -249,11 +259,38 @@ impl Worker {
         }
     }
 
+    /// Ends a pod that has been here longer than its `activeDeadlineSeconds`, and has it fail for that; returns how
+    /// long it still has otherwise. A pod that has come to its end before is left as it is.
+    fn enforce_deadline(&self, desired: &Desired, wanted: &mut Wanted, now: Timestamp) -> Option<Duration> {
+        let seconds = desired.pod.spec.as_ref()?.active_deadline_seconds?;
+        let newly = {
+            let mut live = self.live();
+            if wanted.ending.is_some()
+                || live.dismantled
+                || machine::next(wanted, &live.seen(), now).complete && live.failed.is_none()
+            {
+                return None;
+            }
+            let due = *live.started_at.get_or_insert(now) + SignedDuration::from_secs(seconds);
+            if due > now {
+                return Duration::try_from(due.duration_since(now)).ok();
+            }
+            let newly = live.failed.is_none();
+            live.failed = Some((DEADLINE_EXCEEDED.0.to_owned(), DEADLINE_EXCEEDED.1.to_owned()));
+            newly
+        };
+        wanted.ending = Some(termination_grace(desired));
+        if newly {
+            self.note(None, false, DEADLINE_EXCEEDED.0, DEADLINE_EXCEEDED.1);
+        }
+        None
+    }
+
     /// Plans, and marks what is begun as under way, in one breath.
     fn decide(&self, desired: &Desired, wanted: &Wanted, now: Timestamp) -> machine::Next {
         let mut live = self.live();
         live.started_at.get_or_insert(now);
-        if live.dismantled || ((live.unsupported || live.refused.is_some()) && wanted.ending.is_none()) {
+        if live.dismantled || ((live.unsupported || live.failed.is_some()) && wanted.ending.is_none()) {
             return machine::Next::default();
         }
         self.observe(&mut live, desired, now);
@@ -326,7 +363,7 @@ impl Worker {
                 host_ips: &self.context.settings.host_ips,
                 pod_ips: ips,
                 sandboxed: live.sandbox == Part::Ready,
-                refused: live.refused.clone(),
+                failed: live.failed.clone(),
                 started_at,
                 now,
             };
@@ -423,7 +460,7 @@ impl Worker {
             (live.handle, live.sandbox) = (None, Part::Missing);
             live.ips.clear();
             // Init containers prepare a sandbox, so a new one needs them again.
-            let wanted = wanted(&self.desired(), now);
+            let wanted = wanted(&self.desired());
             for init in wanted.containers.iter().filter(|container| container.role == Role::Init) {
                 if let Some(live) = live.containers.get_mut(&init.name)
                     && let Some((number, _)) = live.latest.take()
@@ -436,7 +473,7 @@ impl Worker {
 }
 
 /// What the pod is to be.
-pub fn wanted(desired: &Desired, now: Timestamp) -> Wanted {
+pub fn wanted(desired: &Desired) -> Wanted {
     let Some(spec) = &desired.pod.spec else { return Wanted::default() };
     let policy = match spec.restart_policy.as_deref() {
         Some("Never") => Restart::Never,
@@ -464,16 +501,15 @@ pub fn wanted(desired: &Desired, now: Timestamp) -> Wanted {
         let grace = desired.pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
         Some(Duration::from_secs(grace.max(1).unsigned_abs()))
     } else {
-        overdue(spec, &desired.pod, now)
+        None
     };
     Wanted { containers: inits.chain(mains).collect(), ending }
 }
 
-/// A pod that has outlived `activeDeadlineSeconds` ends.
-fn overdue(spec: &core::PodSpec, pod: &core::Pod, now: Timestamp) -> Option<Duration> {
-    let deadline = spec.active_deadline_seconds?;
-    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
-    (now.duration_since(started).as_secs() >= deadline).then(|| Duration::from_secs(30))
+/// The time that the containers of a pod have when it ends for a reason of the node's.
+fn termination_grace(desired: &Desired) -> Duration {
+    let grace = desired.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    Duration::from_secs(grace.unwrap_or(30).max(1).unsigned_abs())
 }
 
 /// What the stored status says of earlier sandboxes: restart counts, how containers last ended, and whether the pod
@@ -482,6 +518,10 @@ fn remembered(pod: &core::Pod, adopted: bool) -> Live {
     let mut live = Live::default();
     let Some(status) = &pod.status else { return live };
     live.started_at = status.start_time.as_ref().map(|time| time.0);
+    live.failed = status.reason.clone().filter(|_| status.phase.as_deref() == Some("Failed")).map(|reason| {
+        let message = status.message.clone().unwrap_or_default();
+        (reason, message)
+    });
     live.dismantled = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) && !adopted;
     let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     let mut containers = BTreeMap::new();

@@ -3,6 +3,7 @@
 //! To add a type, add its arm in [`Volumes::prepare_one`]; a type without an arm is refused with its name.
 
 pub mod files;
+pub mod sub_path;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -115,6 +116,17 @@ pub fn references(pod: &core::Pod) -> (Vec<String>, Vec<String>) {
         names.dedup();
     }
     (maps, secrets)
+}
+
+/// Whether a volume holds files that the node writes: those of ConfigMaps, Secrets, downward fields and tokens.
+pub fn is_of_files(pod: &core::Pod, name: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.find(|volume| volume.name == name).is_some_and(|volume| {
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.downward_api.is_some()
+            || volume.projected.is_some()
+    })
 }
 
 /// The volumes of one pod.
