@@ -45,6 +45,9 @@ func run(bin, out string) error {
 	if err := server.recordColumns(served); err != nil {
 		return err
 	}
+	if err := server.describe(served, types); err != nil {
+		return err
+	}
 	if err := server.recordSelectors(served, types); err != nil {
 		return err
 	}

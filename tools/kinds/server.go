@@ -150,8 +150,10 @@ type subresource struct {
 }
 
 type column struct {
-	Name, Type, Format string
-	Priority           int
+	Name, Type, Format, Description string
+	Priority                        int
+	// field is the one whose description is the column's; empty if there is none.
+	field string
 }
 
 // resource is one served resource in one version.
@@ -312,6 +314,45 @@ func (s *server) recordColumns(all *served) error {
 	return nil
 }
 
+// describe finds out which columns are described as a field is. Most of upstream's printers take the words of the
+// field that they show; which one is a fact, the words are not recorded.
+func (s *server) describe(all *served, t *types) error {
+	_, body, err := s.get("/openapi/v2", "application/json")
+	if err != nil {
+		return err
+	}
+	var document struct {
+		Definitions map[string]struct {
+			Properties map[string]struct{ Description string }
+		}
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return err
+	}
+	fields := map[string][]string{}
+	for _, short := range sortedKeys(t.structs) {
+		pkg, name, _ := strings.Cut(short, ".")
+		properties := document.Definitions[openAPIPackage(t.packages[pkg])+"."+name].Properties
+		for _, field := range sortedKeys(properties) {
+			// A running server adds the values of enumerations, which the words in Go's sources do not name.
+			if words, _, _ := strings.Cut(properties[field].Description, "\n\nPossible enum values:"); words != "" {
+				fields[words] = append(fields[words], short+"."+field)
+			}
+		}
+	}
+	for _, r := range all.resources {
+		pkg, _, _ := strings.Cut(t.nameOf(r.ResponseKind.schema()), ".")
+		for i := range r.columns {
+			for _, field := range fields[r.columns[i].Description] {
+				if r.columns[i].field == "" || strings.HasPrefix(field, pkg+".") && !strings.HasPrefix(r.columns[i].field, pkg+".") {
+					r.columns[i].field = field
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // aliases are selector labels that are not paths of fields.
 var aliases = []string{"source", "status.podIPs"}
 
@@ -375,7 +416,7 @@ func (all *served) write(t *types) []byte {
 				strings.Join(sub.Verbs, " "))
 		}
 		for _, c := range r.columns {
-			fmt.Fprintf(&b, " column %d %s %s %s\n", c.Priority, c.Type, dash(c.Format), c.Name)
+			fmt.Fprintf(&b, " column %d %s %s %s %s\n", c.Priority, c.Type, dash(c.Format), dash(c.field), c.Name)
 		}
 		if len(r.selectors) > 0 {
 			fmt.Fprintf(&b, " select %s\n", strings.Join(r.selectors, " "))

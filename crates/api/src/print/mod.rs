@@ -4,6 +4,7 @@
 //! Reading goes through trees, for what is printed is read by a person and need not be fast.
 
 mod duration;
+mod heading;
 mod network;
 mod pod;
 mod policy;
@@ -66,7 +67,8 @@ pub fn table(
 
 fn columns(kind: &KindFacts) -> Value {
     let column = |column: &crate::table::Column| {
-        let mut value = crate::json!({"description": ""});
+        let mut value = crate::json!({});
+        value.set(&["description"], heading::description(column));
         value.set(&["name"], column.name);
         value.set(&["type"], column.ty);
         value.set(&["format"], if column.format == "-" { "" } else { column.format });

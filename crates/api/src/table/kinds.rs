@@ -92,6 +92,8 @@ pub struct Column {
     pub format: &'static str,
     /// 0 is always shown, 1 in wide output.
     pub priority: u8,
+    /// The field whose description is the column's, as `core/v1.PodSpec.nodeName`; empty if it has words of its own.
+    pub field: &'static str,
 }
 
 impl Kinds {

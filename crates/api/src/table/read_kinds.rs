@@ -73,10 +73,11 @@ fn read_fact(kind: &mut KindFacts, fact: &'static str) {
             verbs: words.collect(),
         }),
         "column" => {
-            let mut parts = rest.splitn(4, ' ').map(undash);
+            let mut parts = rest.splitn(5, ' ').map(undash);
             let priority = next(&mut parts).parse().expect("a column's priority");
-            let (ty, format, name) = (next(&mut parts), next(&mut parts), next(&mut parts));
-            kind.columns.push(Column { name, ty, format, priority });
+            let (ty, format) = (next(&mut parts), next(&mut parts));
+            let (field, name) = (next(&mut parts), next(&mut parts));
+            kind.columns.push(Column { name, ty, format, priority, field });
         }
         other => unreachable!("kinds.txt has a fact {other}"),
     }
