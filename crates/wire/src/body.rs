@@ -155,6 +155,10 @@ pub enum ReadError {
     Broken(#[source] Error),
 }
 
+/// Of a body that is too large, bytes that are still taken and thrown away: over HTTP/1.1 a client hears the answer
+/// only when it has sent all, and one whose connection is closed while it sends hears none.
+const DISCARD_BYTES: usize = 32 << 20;
+
 /// Reads a body whole, holding at most `limit_bytes`. A body that came in one buffer is not copied.
 pub async fn read(body: Body, limit_bytes: usize) -> Result<Bytes, ReadError> {
     let too_large = || ReadError::TooLarge { limit_bytes };
@@ -164,16 +168,19 @@ pub async fn read(body: Body, limit_bytes: usize) -> Result<Bytes, ReadError> {
         Body::Full(_) => return Err(too_large()),
         _ => {}
     }
-    if body.size_hint().lower() > limit_bytes as u64 {
+    let announced = body.size_hint().lower();
+    let mut body = std::pin::pin!(body);
+    if announced > limit_bytes as u64 {
+        discard(body).await;
         return Err(too_large());
     }
-    let mut body = std::pin::pin!(body);
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
         let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
         let held = first.len() + joined.len();
         if data.len() > limit_bytes - held {
+            discard(body).await;
             return Err(too_large());
         }
         if held == 0 {
@@ -189,6 +196,17 @@ pub async fn read(body: Body, limit_bytes: usize) -> Result<Bytes, ReadError> {
     Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
+/// Reads on without keeping anything, up to [`DISCARD_BYTES`].
+async fn discard(mut body: Pin<&mut Body>) {
+    let mut left = DISCARD_BYTES;
+    while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +219,23 @@ mod tests {
         let streamed = || Body::stream(futures::stream::iter(["ab", "cde"].map(|s| Ok(Bytes::from(s)))));
         assert_eq!(read(streamed(), 5).await.unwrap(), "abcde");
         assert!(matches!(read(streamed(), 4).await, Err(ReadError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_taken_to_its_end_within_bounds() {
+        let taken = std::sync::atomic::AtomicUsize::new(0);
+        let taken: &'static _ = Box::leak(Box::new(taken));
+        let buffers = |count: usize| {
+            futures::stream::iter((0..count).map(move |_| {
+                taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(Bytes::from(vec![0; 1 << 20]))
+            }))
+        };
+        assert!(matches!(read(Body::stream(buffers(9)), 1 << 20).await, Err(ReadError::TooLarge { .. })));
+        assert_eq!(taken.swap(0, std::sync::atomic::Ordering::Relaxed), 9);
+        assert!(matches!(read(Body::stream(buffers(99)), 1 << 20).await, Err(ReadError::TooLarge { .. })));
+        let bound = (DISCARD_BYTES >> 20) + 3;
+        assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), bound);
     }
 
     #[tokio::test]
