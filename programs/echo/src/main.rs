@@ -28,7 +28,7 @@ echo-server answers in JSON on $PORT (8080): version, pod, caller, method, path,
   /exit?code=N     exits with N ($ECHO_EXIT_AFTER_MS and $ECHO_EXIT_CODE do so by time)
   /eat?mb=N        takes N MiB of memory and keeps them ($ECHO_EAT_MB at start)
   /env /headers    show the environment and the request's headers
-  $UDP_PORT        a port on which datagrams are sent back
+  $ECHO_UDP        a port on which datagrams are sent back
   $ECHO_REFUSE_ROOT refuses to run as root; $ECHO_LOG_REQUESTS writes a line for each request
   $ECHO_DRAIN_MS   (200) how long new connections are taken after SIGTERM
 ";

@@ -87,7 +87,7 @@ fn start(settings: &Settings) -> Result<Server<'_>, String> {
     let datagrams = match settings.udp_port {
         None => None,
         Some(port) => Some(sys::datagrams(port).map_err(|errno| {
-            format!("UDP port {port} cannot be opened (error {}); set $UDP_PORT", errno.0)
+            format!("UDP port {port} cannot be opened (error {}); set $ECHO_UDP", errno.0)
         })?),
     };
     let poll = Poll::new().map_err(failed("epoll"))?;

@@ -48,7 +48,8 @@ impl Settings {
             version: find("ECHO_VERSION").unwrap_or("unknown").to_string(),
             pod: find("POD_NAME").map_or_else(sys::host_name, ToString::to_string),
             port: port("PORT").unwrap_or(8080),
-            udp_port: port("UDP_PORT"),
+            // Not `..._PORT`: a Service of the right name would set it.
+            udp_port: port("ECHO_UDP"),
             delay_ms: number("ECHO_DELAY_MS").unwrap_or(0),
             unhealthy: on("ECHO_UNHEALTHY"),
             unready: on("ECHO_UNREADY"),

@@ -209,7 +209,7 @@ fn it_takes_little_memory_until_told_to_eat() {
 #[test]
 fn datagrams_come_back() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let _echo = Echo::start(&[("UDP_PORT", &port.to_string())]);
+    let _echo = Echo::start(&[("ECHO_UDP", &port.to_string())]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.send_to(b"over here", ("127.0.0.1", port)).unwrap();
