@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::protocol::{Cgroup, Container, Device, Failure, Mount, Root, stage};
 use crate::sys::mount::{
     NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, Within, attach, copy_tree, give_node, is_directory, is_missing,
-    make_directory, make_link, make_node, mount_at, new_file_system, open_place, open_within, set_attributes,
+    make_directory, make_link, make_node, mount_at, new_file_system, open_place, open_within, read_link,
+    set_attributes,
 };
 
 /// Makes errors failures of one step about one thing.
@@ -85,8 +86,15 @@ fn place(root: BorrowedFd<'_>, mount: &Mount, tree: OwnedFd) -> Result<()> {
     attach(tree.as_fd(), target.as_fd())
 }
 
-/// Finds a place in the root, making what is missing of it.
+/// Links that are followed on the way to one place, as many as the kernel follows.
+const MAX_LINKS: u32 = 40;
+
+/// Finds a place in the root, making what is missing of it, also where links of the image lead to.
 pub fn make_place(root: BorrowedFd<'_>, path: &str, directory: bool) -> Result<OwnedFd> {
+    make_place_over(root, path, directory, MAX_LINKS)
+}
+
+fn make_place_over(root: BorrowedFd<'_>, path: &str, directory: bool, links: u32) -> Result<OwnedFd> {
     match open_within(root, path, Within::Root) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => return other,
@@ -95,6 +103,7 @@ pub fn make_place(root: BorrowedFd<'_>, path: &str, directory: bool) -> Result<O
     let mut reached = String::from("/");
     for (index, part) in parts.iter().enumerate() {
         let parent = open_within(root, &reached, Within::Root)?;
+        let before = reached.len();
         if reached.len() > 1 {
             reached.push('/');
         }
@@ -106,7 +115,13 @@ pub fn make_place(root: BorrowedFd<'_>, path: &str, directory: bool) -> Result<O
                 continue;
             }
         }
-        // A link that leads nowhere is still there, and is not followed to make something: this fails then.
+        // A link that leads nowhere: what it names is made, in this root as everything.
+        if let Some(target) = read_link(parent.as_fd(), part)? {
+            let links = links.checked_sub(1).ok_or(Error::from_raw_os_error(libc::ELOOP))?;
+            let base = if target.starts_with('/') { "" } else { &reached[..before] };
+            let onward = format!("{base}/{target}/{}", parts[index + 1..].join("/"));
+            return make_place_over(root, &onward, directory, links);
+        }
         if index + 1 < parts.len() || directory {
             make_directory(parent.as_fd(), part, 0o755)?;
         } else {

@@ -90,6 +90,22 @@ pub fn make_link(to: &str, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     check_int(unsafe { libc::symlinkat(to.as_ptr(), parent.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
+/// Where a symbolic link of a directory leads; `None` if there is no link of that name.
+pub fn read_link(parent: BorrowedFd<'_>, name: &str) -> Result<Option<String>> {
+    let name = c(name)?;
+    let mut target = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the name is terminated, and the kernel writes no more than the buffer holds.
+    let length = check_int(unsafe {
+        libc::readlinkat(parent.as_raw_fd(), name.as_ptr(), target.as_mut_ptr().cast(), target.len())
+            as libc::c_int
+    });
+    match length {
+        Ok(length) => Ok(Some(String::from_utf8_lossy(&target[..length as usize]).into_owned())),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives a node to a user and group.
 pub fn give_node(parent: BorrowedFd<'_>, name: &str, uid: u32, gid: u32) -> Result<()> {
     let name = c(name)?;
