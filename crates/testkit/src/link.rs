@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 /// The slowest that a call's way is, there or back.
-const LATENCY_MS: u64 = 4;
+pub const LATENCY_MS: u64 = 4;
 /// One write of so many meets a conflict, and as many another refusal.
 const REFUSAL_ODDS: u64 = 25;
 /// The longest that a watch lives while faults are on.

@@ -22,6 +22,13 @@ const RETRY: Duration = Duration::from_millis(300);
 /// One pod of so many on a failing node loses its readiness for a while, each time it is looked at.
 const FAILING_ODDS: u64 = 12;
 
+/// What a node has to give, and what each pod of a user asks of it.
+pub const NODE_CPU: &str = "2";
+/// See [`NODE_CPU`].
+pub const POD_CPU: &str = "400m";
+/// What follows from the two.
+pub const PODS_PER_NODE: usize = 5;
+
 /// One node.
 pub struct Node {
     name: String,
@@ -233,7 +240,7 @@ impl Node {
             Err(status) if status.reason == Reason::NotFound => {}
             other => return other.map(drop),
         }
-        let capacity = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
+        let capacity = json!({"cpu": NODE_CPU, "memory": "16Gi", "pods": "110"});
         let status = json!({
             "capacity": (capacity.clone()), "allocatable": capacity,
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]

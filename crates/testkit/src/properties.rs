@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::value::Value;
 use apiserver::Record;
-use store::{Event, Key, List, Revision, Scope, Store, Watch};
+use store::{Event, Key, Revision, Watch};
 
-use crate::node::is_ready;
+use crate::history::{Commit, History};
+use crate::node::{PODS_PER_NODE, is_ready};
+use crate::server::Beginning;
+use crate::user::Wish;
 
+const NODES: &str = "nodes";
 const PODS: &str = "pods";
 const SETS: &str = "replicasets.apps";
 const DEPLOYMENTS: &str = "deployments.apps";
@@ -28,6 +32,9 @@ pub struct Witness {
     /// By set: the most pods that it has wanted since it last had as many as it wanted. Making a pod takes time, in
     /// which the set may have shrunk; but no pod is ever made twice.
     most: BTreeMap<String, i64>,
+    /// By uid of a pod: where it was bound to.
+    bound: BTreeMap<String, String>,
+    history: History,
     /// What was broken, with the revision.
     pub broken: Vec<String>,
 }
@@ -49,19 +56,26 @@ impl Witness {
             objects: BTreeMap::new(),
             bounds: BTreeMap::new(),
             most: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            history: History::default(),
             broken: Vec::new(),
         }
     }
 
-    /// Looks at a store that was opened after a crash. What was acknowledged must be there: the state that is found
-    /// is compared by whoever kept acknowledgements; here it only is the new beginning.
-    pub fn follow(&mut self, store: &Store<Record>) {
-        let all = store.list(&List::all(Scope::All)).expect("the present can be listed");
+    /// Goes on with a new life of the server. What was visible in the one before must be there.
+    pub fn follow(&mut self, beginning: Beginning) {
+        let broken = self.history.goes_on(&beginning.found);
+        self.broken.extend(broken);
         self.objects.clear();
-        for entry in &all.entries {
+        for entry in &beginning.found.entries {
             self.put(&entry.key, Some(tree(&entry.record)));
         }
-        self.watch = Some(store.watch(Scope::All, all.revision).expect("the present can be watched"));
+        self.watch = Some(beginning.watch);
+    }
+
+    /// All that was committed, and what was broken.
+    pub fn tell(self) -> (Vec<Commit>, Vec<String>) {
+        (self.history.commits(), self.broken)
     }
 
     /// Takes in all that has happened, and checks after each change.
@@ -80,6 +94,7 @@ impl Witness {
     }
 
     fn see(&mut self, event: &Event<Record>) {
+        self.history.note(event);
         let current = event.current.as_ref().map(|entry| tree(&entry.record));
         if self.put(event.key(), current) {
             self.check(event.key(), event.revision);
@@ -89,7 +104,7 @@ impl Witness {
     /// Whether the kind matters here.
     fn put(&mut self, key: &Key, tree: Option<Value>) -> bool {
         let resource = key.resource.as_str();
-        if ![PODS, SETS, DEPLOYMENTS, SERVICES, SLICES].contains(&resource) {
+        if ![NODES, PODS, SETS, DEPLOYMENTS, SERVICES, SLICES].contains(&resource) {
             return false;
         }
         let name = (resource.to_owned(), key.namespace.to_string(), key.name.to_string());
@@ -144,7 +159,12 @@ impl Witness {
                         .filter(|pod| !is_over(pod))
                         .filter_map(|pod| pod.str_at(&["status", "podIP"]));
                     twice("pod address", addresses, &mut broken);
+                    self.check_places(&mut broken);
                 }
+            }
+            NODES => {
+                let blocks = self.of(NODES).filter_map(|node| node.str_at(&["spec", "podCIDR"]));
+                twice("block of addresses", blocks, &mut broken);
             }
             SERVICES => {
                 let addresses =
@@ -162,6 +182,26 @@ impl Witness {
             _ => {}
         }
         self.broken.extend(broken.into_iter().map(|what| format!("at revision {}: {what}", revision.0)));
+    }
+
+    /// A pod stays where it was bound to, and no node gets more than it can hold.
+    fn check_places(&mut self, broken: &mut Vec<String>) {
+        let (mut bound, mut held) = (BTreeMap::new(), BTreeMap::new());
+        for pod in self.of(PODS) {
+            let Some(uid) = pod.str_at(&["metadata", "uid"]) else { continue };
+            let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
+            if self.bound.get(uid).is_some_and(|before| before != node) {
+                broken.push(format!("the pod {uid} was bound to {} and is on {node:?}", self.bound[uid]));
+            }
+            if !node.is_empty() {
+                bound.insert(uid.to_owned(), node.to_owned());
+                *held.entry(node).or_insert(0) += usize::from(!is_over(pod));
+            }
+        }
+        for (node, pods) in held.into_iter().filter(|(_, pods)| *pods > PODS_PER_NODE) {
+            broken.push(format!("{node} has {pods} pods, and there is room for {PODS_PER_NODE}"));
+        }
+        self.bound = bound;
     }
 
     fn check_sets(&mut self, broken: &mut Vec<String>) {
@@ -224,6 +264,28 @@ impl Witness {
         }
         self.orphans(&mut missing);
         self.endpoints(&mut missing);
+        missing
+    }
+
+    /// Compares the deployments with what users were told that they have.
+    pub fn unfulfilled(&self, wishes: &[Wish]) -> Vec<String> {
+        let mut missing = Vec::new();
+        for wish in wishes {
+            let name = (DEPLOYMENTS.to_owned(), "default".to_owned(), wish.name.to_owned());
+            let found = self.objects.get(&name);
+            if wish.there.is_some_and(|there| there != found.is_some()) {
+                missing.push(format!("deployment {}: its user was told {wish:?}", wish.name));
+            }
+            let Some(found) = found else { continue };
+            let replicas = found.int_at(&["spec", "replicas"]);
+            let containers = found.array_at(&["spec", "template", "spec", "containers"]);
+            let image = containers.first().and_then(|container| container.str_at(&["image"]));
+            let same = wish.replicas.is_none_or(|wanted| replicas == Some(wanted))
+                && wish.image.is_none_or(|wanted| image == Some(wanted));
+            if !same {
+                missing.push(format!("deployment {} has {replicas:?} of {image:?}: {wish:?}", wish.name));
+            }
+        }
         missing
     }
 

@@ -19,7 +19,7 @@ use controllers::settings::{PodNetwork, Settings};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use scheduler::worker::Scheduler;
-use store::{Disk, Drive, Options, SimulatedDisk, Store};
+use store::{Disk, Drive, List, Options, Page, Scope, SimulatedDisk, Store, Watch};
 
 use crate::link::{Faults, Line, Link};
 
@@ -34,10 +34,18 @@ const GROWTH_BYTES: u64 = 16 * 1024;
 pub struct Server {
     /// The gate.
     pub gate: Arc<Gate>,
-    /// Its store, for whoever looks at every change.
+    /// Its store.
     pub store: Store<Record>,
     disk: SimulatedDisk,
     stopper: Stopper,
+}
+
+/// How a life begins, for whoever looks at every change.
+pub struct Beginning {
+    /// What was found on the disk.
+    pub found: Page<Record>,
+    /// All that happens from there on.
+    pub watch: Watch<Record>,
 }
 
 /// What all servers of a world share.
@@ -53,7 +61,7 @@ pub struct Surroundings {
 
 impl Server {
     /// Starts on what the disk holds; everybody's line leads to it from then on.
-    pub async fn start(disk: SimulatedDisk, around: &Surroundings, line: &Line) -> Self {
+    pub async fn start(disk: SimulatedDisk, around: &Surroundings, line: &Line) -> (Self, Beginning) {
         let (stopper, tasks) = (Stopper::new(), Tasks::new());
         let options = Options {
             drive: Drive::Task(tasks.clone()),
@@ -61,6 +69,8 @@ impl Server {
             ..Options::new(disk.clone(), around.clock.clone(), around.random.clone())
         };
         let store = Store::open(options, Record::decode()).expect("what a crash leaves can be opened");
+        let found = store.list(&List::all(Scope::All)).expect("the present can be listed");
+        let watch = store.watch(Scope::All, found.revision).expect("the present can be watched");
         let gate = Gate::open(Config {
             store: store.clone(),
             clock: around.clock.clone(),
@@ -82,7 +92,7 @@ impl Server {
         let server = Self { gate, store, disk, stopper };
         server.start_loops(around, &tasks).await;
         line.connect(Some(server.gate.as_user(Identity::admin())));
-        server
+        (server, Beginning { found, watch })
     }
 
     /// The power goes: nothing of this life reaches the disk any more. Returns the disk as it is found afterwards.

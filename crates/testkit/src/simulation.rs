@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, Random, Stopper, Tasks};
+use futures::future;
 use jiff::Timestamp;
 use store::SimulatedDisk;
 
-use crate::link::{Faults, Line, Link};
+use crate::history::Commit;
+use crate::link::{Faults, LATENCY_MS, Line, Link};
 use crate::node::Node;
 use crate::properties::Witness;
 use crate::server::{Server, Surroundings};
@@ -17,6 +19,10 @@ use crate::user::User;
 const NODES: usize = 3;
 /// Things that happen at the most before everybody waits for the end.
 const HAPPENINGS: u64 = 14;
+/// What may pass between two of them.
+const PAUSES_MS: [u64; 4] = [10, 300, 4000, 60_000];
+/// How long nodes are lost: so that nobody minds, or so that their pods are given up.
+const LOST_SECONDS: [u64; 2] = [20, 400];
 /// How often the witness looks; between two looks it misses nothing, for it reads the history.
 const LOOK: Duration = Duration::from_millis(50);
 /// Virtual time within which a world without faults must converge.
@@ -29,8 +35,8 @@ pub struct Outcome {
     pub story: Vec<String>,
     /// What was broken; empty if all held.
     pub broken: Vec<String>,
-    /// The newest revision, as a mark of what happened on the way.
-    pub revision: u64,
+    /// Every commit, in order.
+    pub history: Vec<Commit>,
 }
 
 /// Runs the world of a seed to its end.
@@ -48,7 +54,7 @@ struct Simulation {
     line: Line,
     server: Option<Server>,
     nodes: Vec<Arc<Node>>,
-    user: User,
+    user: Arc<User>,
     witness: Witness,
     tasks: Tasks,
     stopper: Stopper,
@@ -70,8 +76,8 @@ impl Simulation {
         let (line, tasks, stopper) = (Line::default(), Tasks::new(), Stopper::new());
         let harsh = random.chance(1, 2);
         let mut witness = Witness::new(!harsh);
-        let server = Server::start(SimulatedDisk::new(numbers(2)), &around, &line).await;
-        witness.follow(&server.store);
+        let (server, beginning) = Server::start(SimulatedDisk::new(numbers(2)), &around, &line).await;
+        witness.follow(beginning);
         let link = |random: &Random| Link::over(&line, &around.clock, random, &around.faults);
         let nodes = (0..NODES).map(|number| {
             let own = numbers(10 + number as u64);
@@ -80,7 +86,7 @@ impl Simulation {
             Node::start(&name, failing, link(&own), (&around.clock, &own), &tasks, &stopper.signal())
         });
         let nodes = nodes.collect();
-        let user = User::new(link(&numbers(3)), &numbers(4), harsh);
+        let user = Arc::new(User::new(link(&numbers(3)), &numbers(4), harsh));
         Self {
             server: Some(server),
             around,
@@ -102,7 +108,7 @@ impl Simulation {
         for _ in 0..HAPPENINGS / 2 + self.random.below(HAPPENINGS / 2 + 1) {
             let what = self.happen().await;
             self.story.push(format!("{:?} {what}", self.around.clock.monotonic()));
-            let pause = Duration::from_millis([10, 300, 4000][self.random.below(3) as usize]);
+            let pause = Duration::from_millis(PAUSES_MS[self.random.below(4) as usize]);
             self.pass(pause).await;
         }
         self.around.faults.set(false);
@@ -110,24 +116,37 @@ impl Simulation {
             node.lose(Duration::ZERO);
         }
         self.settle().await;
-        let revision = self.server.as_ref().map_or(0, |server| server.store.revision().0);
+        let unfulfilled = self.witness.unfulfilled(&self.user.wishes());
+        self.witness.broken.extend(unfulfilled);
         self.stopper.stop();
         self.tasks.join(Duration::from_secs(5)).await;
-        Outcome { story: self.story, broken: self.witness.broken, revision }
+        let (history, broken) = self.witness.tell();
+        Outcome { story: self.story, broken, history }
     }
 
     /// One thing happens.
     async fn happen(&mut self) -> String {
         let random = self.random.clone();
-        match random.below(10) {
+        match random.below(11) {
             0 => {
                 self.crash(Duration::from_millis(random.below(3000))).await;
                 "the server crashed and is back".to_owned()
             }
-            1 if self.harsh => {
+            1 => {
+                let user = self.user.clone();
+                let amid = Duration::from_millis(random.below(2 * LATENCY_MS + 2));
+                let crash = async {
+                    self.around.clock.sleep(amid).await;
+                    self.crash(Duration::from_millis(random.below(500))).await;
+                };
+                let (what, ()) = future::join(user.act(), crash).await;
+                format!("the server crashed amid {what}")
+            }
+            2 if self.harsh => {
                 let node = random.below(NODES as u64) as usize;
-                self.nodes[node].lose(Duration::from_secs(1 + random.below(20)));
-                format!("node-{node} is lost for a while")
+                let seconds = 1 + random.below(LOST_SECONDS[random.below(2) as usize]);
+                self.nodes[node].lose(Duration::from_secs(seconds));
+                format!("node-{node} is lost for {seconds} s")
             }
             _ => self.user.act().await,
         }
@@ -137,18 +156,10 @@ impl Simulation {
         // The last events of this life, as far as they were visible: the next life may lack none of them.
         self.witness.catch_up();
         let Some(server) = self.server.take() else { return };
-        let seen = server.store.revision();
         let disk = server.crash(&self.line);
         self.around.clock.sleep(down).await;
-        let server = Server::start(disk, &self.around, &self.line).await;
-        if server.store.revision() < seen {
-            self.witness.broken.push(format!(
-                "after the crash the store is at revision {}, though {} was visible",
-                server.store.revision().0,
-                seen.0
-            ));
-        }
-        self.witness.follow(&server.store);
+        let (server, beginning) = Server::start(disk, &self.around, &self.line).await;
+        self.witness.follow(beginning);
         self.server = Some(server);
     }
 

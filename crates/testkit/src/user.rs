@@ -1,13 +1,16 @@
 //! What users do: deployments come, grow, shrink, change their image and go; Services come and go.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::interface::{Api, DeleteOptions, PatchKind, Target};
 use api::json;
 use api::names::{DEPLOYMENTS, PODS, SERVICES};
-use api::status::Status;
+use api::status::{Reason, Status};
 use api::value::Value;
 use base::Random;
+
+use crate::node::POD_CPU;
 
 /// Names that are used again and again, so that things meet what was there before them.
 const NAMES: [&str; 2] = ["ant", "bee"];
@@ -22,12 +25,26 @@ pub struct User {
     random: Random,
     /// Whether the user also deletes pods.
     harsh: bool,
+    wishes: Mutex<BTreeMap<&'static str, Wish>>,
+}
+
+/// What a user was told about a deployment. Nothing is known of what no answer came to.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Whose.
+    pub name: &'static str,
+    /// Whether it is to be there.
+    pub there: Option<bool>,
+    /// How many pods it is to have.
+    pub replicas: Option<i64>,
+    /// Their image.
+    pub image: Option<&'static str>,
 }
 
 impl User {
     /// A user who acts through `api`.
     pub fn new(api: Arc<dyn Api>, random: &Random, harsh: bool) -> Self {
-        Self { api, random: random.clone(), harsh }
+        Self { api, random: random.clone(), harsh, wishes: Mutex::default() }
     }
 
     /// Does one thing; returns what it was. Its failing is the user's everyday life.
@@ -35,7 +52,7 @@ impl User {
         let name = NAMES[self.random.below(NAMES.len() as u64) as usize];
         let (what, result) = match self.random.below(if self.harsh { 12 } else { 11 }) {
             0..=2 => ("create deployment", self.create(name).await),
-            3..=4 => ("scale", self.patch(name, json!({"spec": {"replicas": (self.replicas())}})).await),
+            3..=4 => ("scale", self.scale(name).await),
             5..=7 => {
                 let image = IMAGES[self.random.below(IMAGES.len() as u64) as usize];
                 ("set image", self.set_image(name, image).await)
@@ -53,18 +70,59 @@ impl User {
     pub async fn repair(&self) -> Result<(), Status> {
         for name in NAMES {
             match self.set_image(name, IMAGES[1]).await {
-                Err(status) if status.reason != api::status::Reason::NotFound => return Err(status),
+                Err(status) if status.reason != Reason::NotFound => return Err(status),
                 _ => {}
             }
         }
         Ok(())
     }
 
+    /// What the user was told that there is now.
+    pub fn wishes(&self) -> Vec<Wish> {
+        self.known().values().cloned().collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<&'static str, Wish>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what an answer says. A refusal changes nothing; whatever else fails may have been done or not.
+    fn learn<T>(
+        &self,
+        name: &'static str,
+        answer: Result<T, Status>,
+        done: impl FnOnce(&mut Wish),
+    ) -> Result<(), Status> {
+        let mut known = self.known();
+        let wish = known.entry(name).or_insert_with(|| Wish { name, ..Wish::default() });
+        match answer {
+            Ok(_) => {
+                done(wish);
+                Ok(())
+            }
+            Err(status) => {
+                let refused = [
+                    Reason::Conflict,
+                    Reason::TooManyRequests,
+                    Reason::NotFound,
+                    Reason::AlreadyExists,
+                    Reason::Invalid,
+                    Reason::Forbidden,
+                ];
+                if !refused.contains(&status.reason) {
+                    *wish = Wish { name, ..Wish::default() };
+                }
+                Err(status)
+            }
+        }
+    }
+
     fn replicas(&self) -> i64 {
         self.random.below(REPLICAS + 1) as i64
     }
 
-    async fn create(&self, name: &str) -> Result<(), Status> {
+    async fn create(&self, name: &'static str) -> Result<(), Status> {
+        let replicas = self.replicas();
         let bound = |numbers: &[&str]| numbers[self.random.below(numbers.len() as u64) as usize].to_owned();
         let strategy = json!({
             "type": "RollingUpdate",
@@ -77,21 +135,37 @@ impl User {
             "apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": name, "namespace": "default"},
             "spec": {
-                "replicas": (self.replicas()),
+                "replicas": replicas,
                 "selector": {"matchLabels": {"app": name}},
                 "strategy": strategy,
                 "template": {
                     "metadata": {"labels": {"app": name}},
-                    "spec": {"containers": [{"name": "c", "image": (IMAGES[0])}]}
+                    "spec": {"containers": [{
+                        "name": "c", "image": (IMAGES[0]), "resources": {"requests": {"cpu": POD_CPU}}
+                    }]}
                 }
             }
         });
-        self.api.create(&DEPLOYMENTS, "default", &deployment).await.map(drop)
+        let answer = self.api.create(&DEPLOYMENTS, "default", &deployment).await;
+        self.learn(name, answer, |wish| {
+            *wish = Wish { name, there: Some(true), replicas: Some(replicas), image: Some(IMAGES[0]) };
+        })
     }
 
-    async fn set_image(&self, name: &str, image: &str) -> Result<(), Status> {
+    async fn scale(&self, name: &'static str) -> Result<(), Status> {
+        let replicas = self.replicas();
+        let answer = self.patch(name, json!({"spec": {"replicas": replicas}})).await;
+        self.learn(name, answer, |wish| {
+            (wish.there, wish.replicas) = (Some(true), Some(replicas));
+        })
+    }
+
+    async fn set_image(&self, name: &'static str, image: &'static str) -> Result<(), Status> {
         let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
-        self.patch(name, patch).await
+        let answer = self.patch(name, patch).await;
+        self.learn(name, answer, |wish| {
+            (wish.there, wish.image) = (Some(true), Some(image));
+        })
     }
 
     async fn patch(&self, name: &str, patch: Value) -> Result<(), Status> {
@@ -99,8 +173,9 @@ impl User {
         self.api.patch(target, PatchKind::StrategicMerge, &patch).await.map(drop)
     }
 
-    async fn delete_deployment(&self, name: &str) -> Result<(), Status> {
-        self.api.delete(&DEPLOYMENTS, "default", name, DeleteOptions::default()).await.map(drop)
+    async fn delete_deployment(&self, name: &'static str) -> Result<(), Status> {
+        let answer = self.api.delete(&DEPLOYMENTS, "default", name, DeleteOptions::default()).await;
+        self.learn(name, answer, |wish| *wish = Wish { name, there: Some(false), ..Wish::default() })
     }
 
     async fn create_service(&self, name: &str) -> Result<(), Status> {

@@ -7,6 +7,8 @@ use testkit::simulation;
 
 /// Seeds of an ordinary test run; `cargo xtask sim --seeds N` asks for others.
 const SEEDS: u64 = 100;
+/// Seeds that are run twice.
+const REPEATED: u64 = 6;
 
 #[expect(clippy::disallowed_methods, reason = "this is where cargo xtask sim says how many seeds it wants")]
 fn asked(name: &str) -> Option<u64> {
@@ -49,7 +51,13 @@ fn every_seed_holds() {
 }
 
 #[test]
-fn a_seed_tells_the_same_story_again() {
-    let (one, two) = (simulation::run(7), simulation::run(7));
-    assert_eq!(one.story, two.story);
+fn a_seed_repeats_every_commit() {
+    for seed in 0..asked("ONDOL_SIM_REPEATED").unwrap_or(REPEATED) {
+        let (one, two) = (simulation::run(seed), simulation::run(seed));
+        assert_eq!(one.story, two.story, "seed {seed}");
+        let differs = one.history.iter().zip(&two.history).find(|(one, two)| one != two);
+        assert!(differs.is_none(), "seed {seed}: {differs:?}");
+        assert_eq!(one.history.len(), two.history.len(), "seed {seed}");
+        assert!(!one.history.is_empty());
+    }
 }

@@ -1,0 +1,100 @@
+//! All that was ever committed, over all lives of the server, in the order of revisions.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use apiserver::Record;
+use store::{Entry, Event, Key, Page, Revision};
+
+/// One commit of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// When.
+    pub revision: u64,
+    /// What.
+    pub key: String,
+    /// A mark of the bytes that it became; nothing if it was deleted.
+    pub mark: Option<u64>,
+}
+
+/// What was committed, and what is there since.
+#[derive(Default)]
+pub struct History {
+    commits: Vec<Commit>,
+    present: BTreeMap<Key, Version>,
+    seen: u64,
+}
+
+/// One version of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    modified: u64,
+    mark: u64,
+}
+
+impl History {
+    /// Takes in a change.
+    pub fn note(&mut self, event: &Event<Record>) {
+        let version = event.current.as_ref().map(|entry| Version::of(entry));
+        match version {
+            Some(version) => drop(self.present.insert(event.key().clone(), version)),
+            None => drop(self.present.remove(event.key())),
+        }
+        self.seen = event.revision.0;
+        self.commits.push(Commit {
+            revision: event.revision.0,
+            key: event.key().to_string(),
+            mark: version.map(|version| version.mark),
+        });
+    }
+
+    /// Everything so far.
+    pub fn commits(self) -> Vec<Commit> {
+        self.commits
+    }
+
+    /// Compares what a crash has left with what was visible before it: nothing of that may be lost, nothing that was
+    /// gone may be back, and only what is newer may be new. What is found is the beginning of the next life.
+    pub fn goes_on(&mut self, found: &Page<Record>) -> Vec<String> {
+        let mut broken = Vec::new();
+        let Revision(at) = found.revision;
+        if at < self.seen {
+            broken.push(format!("after the crash the store is at {at}, though {} was visible", self.seen));
+        }
+        let left: BTreeMap<Key, Version> =
+            found.entries.iter().map(|entry| (entry.key.clone(), Version::of(entry))).collect();
+        for (key, before) in &self.present {
+            match left.get(key) {
+                Some(after) if after == before || after.modified > self.seen => {}
+                Some(_) => broken.push(format!("after the crash {key} is not as it was")),
+                // What was deleted in the last moment has gone without a word.
+                None if at > self.seen => {}
+                None => broken.push(format!("the crash has lost {key}")),
+            }
+        }
+        let revived = left
+            .iter()
+            .filter(|(key, after)| after.modified <= self.seen && !self.present.contains_key(*key));
+        broken.extend(revived.map(|(key, _)| format!("the crash has brought {key} back")));
+        let mut newer: Vec<(&Key, &Version)> =
+            left.iter().filter(|(_, version)| version.modified > self.seen).collect();
+        newer.sort_by_key(|(_, version)| version.modified);
+        self.commits.extend(newer.into_iter().map(|(key, version)| Commit {
+            revision: version.modified,
+            key: key.to_string(),
+            mark: Some(version.mark),
+        }));
+        self.present = left;
+        self.seen = at;
+        broken
+    }
+}
+
+impl Version {
+    fn of(entry: &Entry<Record>) -> Self {
+        // This hasher has no seed of its own.
+        let mut hasher = DefaultHasher::new();
+        store::Record::bytes(&*entry.record).hash(&mut hasher);
+        Self { modified: entry.modified.0, mark: hasher.finish() }
+    }
+}
