@@ -1,12 +1,14 @@
 //! Why something is stuck: objects and events in, sentences out. Pure.
 //!
 //! An explanation begins with a headline; below it each finding says what is wrong and since when, and an arrow what
-//! to do. A pod is explained by [`pod`], and what owns or selects pods explains itself by theirs.
+//! to do. A pod is explained by [`pod`], and what owns or selects pods explains itself by theirs; of all else its events
+//! and conditions are told ([`told`]).
 
 mod node;
 mod pod;
 mod service;
 mod subject;
+mod told;
 mod workload;
 mod world;
 
@@ -15,7 +17,7 @@ mod tests;
 
 use jiff::Timestamp;
 
-pub use subject::Subject;
+pub use subject::{CLUSTER_WIDE, Subject};
 pub use world::World;
 
 /// Findings of one explanation at most; pods of one workload mostly have the same trouble.
@@ -46,7 +48,8 @@ pub fn explain(subject: &Subject, world: &World, now: Timestamp) -> Vec<String> 
         "ReplicaSet" => workload::replica_set(object, world, now),
         "Service" => service::service(object, world, now),
         "Node" => node::node(object, world, now),
-        _ => pod::pod(object, world, now),
+        "Pod" => pod::pod(object, world, now),
+        kind => told::told(kind, object, world, now),
     };
     let mut lines = vec![headline];
     for finding in findings.iter().take(FINDINGS_MAX) {

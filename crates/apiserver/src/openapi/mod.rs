@@ -12,7 +12,7 @@ use crate::GIT_VERSION;
 use crate::query::Query;
 
 /// The media type of version 2 in protobuf, as clients ask for it.
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const JSON: &str = "application/json";
 
 /// Answers `/openapi/...`, if the path is one of them.

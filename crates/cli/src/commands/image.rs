@@ -35,7 +35,7 @@ pub async fn image(admin: &Admin, verb: &Image) -> anyhow::Result<()> {
         Image::Remove { images } => {
             for image in images {
                 let named = admin.post("/images/remove", &json!({"image": image})).await?;
-                println!("removed {}", word(&named, "name"));
+                println!("removed {}{}", word(&named, "name"), freed(&named));
             }
             Ok(())
         }
@@ -100,8 +100,17 @@ impl Progress {
 }
 
 fn size(named: &Value) -> String {
-    let bytes = named.get("sizeBytes").and_then(Value::as_u64).unwrap_or_default();
+    bytes_text(named.get("sizeBytes").and_then(Value::as_u64).unwrap_or_default())
+}
+
+fn bytes_text(bytes: u64) -> String {
     if bytes >= 10 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{} KiB", bytes >> 10) }
+}
+
+/// ` (12 KiB freed)`, or nothing if other names need the content.
+fn freed(removed: &Value) -> String {
+    let bytes = removed.pointer("/freed/blobBytes").and_then(Value::as_u64).unwrap_or_default();
+    if bytes == 0 { String::new() } else { format!(" ({} freed)", bytes_text(bytes)) }
 }
 
 async fn import(admin: &Admin, file: &Path, name: Option<&str>) -> anyhow::Result<()> {

@@ -7,14 +7,14 @@ use wire::Body;
 
 use crate::admin::{Admin, with_query};
 use crate::arguments::Why;
-use crate::why::{Subject, World, explain};
+use crate::why::{CLUSTER_WIDE, Subject, World, explain};
 
 /// Explains an object.
 pub async fn why(admin: &Admin, options: &Why, clock: &Clock) -> anyhow::Result<()> {
     let subject = Subject::parse(&options.what, &options.namespace).map_err(|error| anyhow!(error))?;
     let mut world = World::default();
     for (kind, group, version, resource) in subject.needs() {
-        let namespace = if matches!(*resource, "nodes") { "" } else { options.namespace.as_str() };
+        let namespace = if CLUSTER_WIDE.contains(&resource) { "" } else { options.namespace.as_str() };
         let path = with_query(
             "/objects",
             &[("group", group), ("version", version), ("resource", resource), ("namespace", namespace)],

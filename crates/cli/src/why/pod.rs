@@ -218,6 +218,7 @@ fn not_begun(pod: &Value, world: &World, now: Timestamp) -> Option<Finding> {
         "FailedMount" | "FailedAttachVolume" => {
             "make what the volume names (kubectl get configmap,secret), or mark it optional; the pod goes on by itself"
         }
+        "UnsupportedField" => "remove the field from the pod, or from the template that makes it",
         "FailedCreatePodSandBox" => "\"ondol logs\" tells what the kernel refused",
         _ => "",
     };

@@ -7,8 +7,10 @@ pub struct Subject {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Empty for nodes.
+    /// Empty for nodes and other objects of the whole cluster.
     pub namespace: String,
+    /// What is read for it alone.
+    own: Option<Need>,
 }
 
 /// Kind, group, version and resource of what an explanation reads.
@@ -25,34 +27,111 @@ const EVERYTHING: &[Need] = &[
     ("Event", "", "v1", "events"),
 ];
 
+/// Kinds that are explained by what Events and conditions say of them, with the words that kubectl knows them by.
+const TOLD: &[(&[&str], Need)] = &[
+    (&["statefulset", "sts"], ("StatefulSet", "apps", "v1", "statefulsets")),
+    (&["daemonset", "ds"], ("DaemonSet", "apps", "v1", "daemonsets")),
+    (&["job"], ("Job", "batch", "v1", "jobs")),
+    (&["cronjob", "cj"], ("CronJob", "batch", "v1", "cronjobs")),
+    (
+        &["horizontalpodautoscaler", "hpa"],
+        ("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
+    ),
+    (&["ingress", "ing"], ("Ingress", "networking.k8s.io", "v1", "ingresses")),
+    (&["persistentvolumeclaim", "pvc"], ("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims")),
+    (&["persistentvolume", "pv"], ("PersistentVolume", "", "v1", "persistentvolumes")),
+    (&["replicationcontroller", "rc"], ("ReplicationController", "", "v1", "replicationcontrollers")),
+    (&["poddisruptionbudget", "pdb"], ("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets")),
+    (&["configmap", "cm"], ("ConfigMap", "", "v1", "configmaps")),
+    (&["secret"], ("Secret", "", "v1", "secrets")),
+    (&["serviceaccount", "sa"], ("ServiceAccount", "", "v1", "serviceaccounts")),
+    (&["namespace", "ns"], ("Namespace", "", "v1", "namespaces")),
+];
+
+/// Kinds that the server does not take, because nothing would enforce them.
+const REFUSED: &[&str] = &[
+    "networkpolicy",
+    "networkpolicies",
+    "netpol",
+    "role",
+    "roles",
+    "rolebinding",
+    "rolebindings",
+    "clusterrole",
+    "clusterroles",
+    "clusterrolebinding",
+    "clusterrolebindings",
+    "resourcequota",
+    "resourcequotas",
+    "quota",
+    "limitrange",
+    "limitranges",
+    "limits",
+    "customresourcedefinition",
+    "customresourcedefinitions",
+    "crd",
+    "crds",
+    "mutatingwebhookconfiguration",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfiguration",
+    "validatingwebhookconfigurations",
+    "validatingadmissionpolicy",
+    "validatingadmissionpolicies",
+    "mutatingadmissionpolicy",
+    "mutatingadmissionpolicies",
+];
+
+/// Resources whose objects are in no namespace.
+pub const CLUSTER_WIDE: [&str; 3] = ["nodes", "namespaces", "persistentvolumes"];
+
+/// The kind that a word means.
+fn kind_of(word: &str) -> Result<(&'static str, Option<Need>), String> {
+    let lower = word.to_ascii_lowercase();
+    // As `deployment.apps`, or `deployments.v1.apps`.
+    let word = lower.split('.').next().unwrap_or(&lower);
+    let told = TOLD.iter().find(|(words, (_, _, _, resource))| words.contains(&word) || *resource == word);
+    if let Some((_, need)) = told {
+        return Ok((need.0, Some(*need)));
+    }
+    if REFUSED.contains(&word) {
+        return Err(format!(
+            "there is no {word}, for this version of Ondol takes none: nothing would enforce it yet; \
+             remove it from your manifests"
+        ));
+    }
+    match word {
+        "deployment" | "deployments" | "deploy" => Ok(("Deployment", None)),
+        "replicaset" | "replicasets" | "rs" => Ok(("ReplicaSet", None)),
+        "pod" | "pods" | "po" => Ok(("Pod", None)),
+        "service" | "services" | "svc" => Ok(("Service", None)),
+        "node" | "nodes" | "no" => Ok(("Node", None)),
+        _ => Err(format!(
+            "{word:?} cannot be explained; deployments, replicasets, pods, services, nodes, namespaces, jobs and \
+             other built-in kinds can; \"kubectl describe\" shows the events of any object"
+        )),
+    }
+}
+
 impl Subject {
     /// Reads `kind/name` with kubectl's names and short names.
     pub fn parse(text: &str, namespace: &str) -> Result<Self, String> {
         let (word, name) = text
             .split_once('/')
             .ok_or_else(|| format!("write {text:?} as KIND/NAME, for example deployment/{text}"))?;
-        let kind = match word.to_ascii_lowercase().trim_end_matches(".apps") {
-            "deployment" | "deployments" | "deploy" => "Deployment",
-            "replicaset" | "replicasets" | "rs" => "ReplicaSet",
-            "pod" | "pods" | "po" => "Pod",
-            "service" | "services" | "svc" => "Service",
-            "node" | "nodes" | "no" => "Node",
-            _ => {
-                return Err(format!(
-                    "{word:?} cannot be explained; deployments, replicasets, pods, services and nodes can"
-                ));
-            }
-        };
+        let (kind, own) = kind_of(word)?;
         if name.is_empty() {
             return Err(format!("which {word}? write {word}/NAME"));
         }
-        let namespace = if kind == "Node" { String::new() } else { namespace.to_owned() };
-        Ok(Self { kind, name: name.to_owned(), namespace })
+        let everywhere =
+            kind == "Node" || own.is_some_and(|(_, _, _, resource)| CLUSTER_WIDE.contains(&resource));
+        let namespace = if everywhere { String::new() } else { namespace.to_owned() };
+        Ok(Self { kind, name: name.to_owned(), namespace, own })
     }
 
     /// What must be known to explain it.
-    pub fn needs(&self) -> &'static [Need] {
-        EVERYTHING
+    pub fn needs(&self) -> Vec<Need> {
+        let known = |need: &Need| EVERYTHING.iter().any(|(kind, ..)| *kind == need.0);
+        EVERYTHING.iter().copied().chain(self.own.filter(|own| !known(own))).collect()
     }
 }
 
@@ -68,8 +147,12 @@ mod tests {
             ("Deployment", "web", "shop")
         );
         assert_eq!(Subject::parse("node/a", "shop").unwrap().namespace, "");
-        for bad in ["web", "job/x", "pod/"] {
+        assert_eq!(Subject::parse("deployments.v1.apps/web", "shop").unwrap().kind, "Deployment");
+        assert_eq!(Subject::parse("sts/db", "shop").unwrap().kind, "StatefulSet");
+        assert_eq!(Subject::parse("ns/shop", "default").unwrap().namespace, "");
+        for bad in ["web", "house/x", "pod/"] {
             assert!(Subject::parse(bad, "default").is_err(), "{bad}");
         }
+        assert!(Subject::parse("netpol/x", "default").unwrap_err().contains("takes none"));
     }
 }

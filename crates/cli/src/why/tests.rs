@@ -246,3 +246,38 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_kind_that_is_only_stored_says_so_and_what_to_use() {
+    let mut world = world(Vec::new());
+    world.add(
+        "Job",
+        vec![json!({"metadata": {"name": "j", "namespace": "default", "uid": "j",
+        "creationTimestamp": "2026-01-01T00:05:00Z"}})],
+    );
+    let expected = "job/j is stored, and nothing acts on it for 5m\n  nothing acts on objects of this kind yet\n    \
+                    → run the work as a Pod: kubectl run NAME --restart=OnFailure --image=IMAGE";
+    assert_eq!(told("job/j", &world), expected);
+    world.add(
+        "Event",
+        vec![json!({"involvedObject": {"uid": "j"}, "type": "Warning", "reason": "NotSupportedYet",
+        "message": "the object is stored, but no pods are made for it"})],
+    );
+    assert!(told("job/j", &world).contains("no pods are made for it"));
+}
+
+#[test]
+fn a_namespace_tells_what_holds_its_deletion_up() {
+    let mut world = world(Vec::new());
+    world.add("Namespace", vec![
+        json!({"metadata": {"name": "shop", "uid": "n", "deletionTimestamp": "2026-01-01T00:09:00Z"},
+            "status": {"conditions": [
+                {"type": "NamespaceFinalizersRemaining", "status": "True", "message": "one has the finalizer x/y"},
+                {"type": "NamespaceDeletionContentFailure", "status": "False", "message": "all was deleted"}]}}),
+        json!({"metadata": {"name": "calm", "uid": "c"}}),
+    ]);
+    let text = told("ns/shop", &world);
+    assert!(text.contains("deleted for 60s") && text.contains("one has the finalizer x/y"), "{text}");
+    assert!(!text.contains("all was deleted"), "{text}");
+    assert!(told("ns/calm", &world).contains("nothing says that anything is wrong"));
+}

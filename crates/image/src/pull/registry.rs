@@ -198,7 +198,8 @@ impl<'a> Session<'a> {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let hint = match &self.credentials {
                     None => {
-                        "check the name; if the image is private, give credentials (imagePullSecrets, docker login)"
+                        "check the name; if the image is private, give credentials (imagePullSecrets of a pod, \
+                         --credentials of \"ondol image pull\")"
                     }
                     Some(_) => "check the credentials and that they may read this repository",
                 };
