@@ -6,11 +6,13 @@
 mod bench;
 mod command;
 mod images;
+mod kills;
 mod load;
 mod mutants;
 mod pods;
 mod prerequisites;
 mod project;
+mod script;
 mod suite;
 mod test;
 mod twin;
@@ -54,6 +56,9 @@ enum Chore {
     Bench(bench::Arguments),
     /// Runs somebody else's test suite against this project, and compares with the ledger in conformance/.
     Suite(suite::Arguments),
+    /// What `suite kills` runs in namespaces of its own.
+    #[command(hide = true)]
+    Storm(kills::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Chore::Twin(arguments) => twin::run(&project, &arguments),
         Chore::Bench(arguments) => bench::run(&project, &arguments),
         Chore::Suite(arguments) => suite::run(&project, &arguments),
+        Chore::Storm(arguments) => kills::storm(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
-use crate::{prerequisites, uml, upstream};
+use crate::{kills, prerequisites, script, test, uml, upstream};
 
 /// The suites that can be run.
-const SUITES: [(&str, &str); 2] = [
+const SUITES: [(&str, &str); 4] = [
+    ("first-light", "the user's script in every form (tests/first-light.sh)"),
+    ("kills", "kill -9 of server, agent and pod processes at random instants under load"),
     ("kubectl", "kubectl's own verbs against `ondol up`, one short case each (conformance/kubectl.sh)"),
     ("sandbox-v2", "the sandbox's kernel tests on cgroup version 2, under user-mode Linux"),
 ];
@@ -23,6 +25,15 @@ pub struct Arguments {
     /// Writes the outcome down as the new ledger.
     #[arg(long)]
     record: bool,
+    /// For first-light and kills: the build that is put to the test, `release` or `debug`.
+    #[arg(long, default_value = "release", value_parser = ["release", "debug"])]
+    profile: String,
+    /// For kills: how many.
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+    /// For kills: what chooses victims and instants; a failure names its seed.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// Runs a suite. A test that the ledger says passes, and that does not, is an error.
@@ -33,6 +44,8 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         bail!("there is no suite \"{}\" here. There is:\n{known}", arguments.name);
     }
     let outcome = match &*arguments.name {
+        "first-light" => return first_light(project, &arguments.profile),
+        "kills" => return storm(project, arguments),
         "sandbox-v2" => uml::run(project, None)?,
         script => run_script(project, script)?,
     };
@@ -48,6 +61,42 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         bail!("these passed before: {}", lost.join(", "));
     }
     Ok(())
+}
+
+/// The user's script, held to its own ledger.
+fn first_light(project: &Project, profile: &str) -> Result<()> {
+    prerequisites::require()?;
+    let kubectl = upstream::kubectl(project)?;
+    eprintln!("running with {}", kubectl.origin);
+    build(project, profile)?;
+    let (mut count, mut problems) = (test::Count::default(), Vec::new());
+    count.add_points(&script::run(project, profile, &kubectl.path)?, &mut problems);
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    println!("{} passed, {} failed", count.passed, count.failed);
+    if count.failed > 0 {
+        bail!("the user's script does not hold");
+    }
+    Ok(())
+}
+
+/// Kills; what was seen is the ledger.
+fn storm(project: &Project, arguments: &Arguments) -> Result<()> {
+    prerequisites::require()?;
+    build(project, &arguments.profile)?;
+    let outcome = kills::run(project, &arguments.profile, arguments.kills, arguments.seed)?;
+    print!("{outcome}");
+    if arguments.record {
+        fs::write(project.root().join("conformance/kills.ledger"), outcome)?;
+    }
+    Ok(())
+}
+
+fn build(project: &Project, profile: &str) -> Result<()> {
+    let mut cargo = command("cargo", ["build", "--locked", "--package", "ondol"]);
+    if profile == "release" {
+        cargo.arg("--release");
+    }
+    command::run(cargo.current_dir(project.root()))
 }
 
 /// Runs a suite that is a script, which says `PASS name` or `FAIL name: why` of each test.

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every test there is, and one line at the end that counts them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
-use crate::{prerequisites, uml, upstream};
+use crate::script::{self, Point};
+use crate::{kills, prerequisites, uml, upstream};
 
 /// What `cargo xtask test` is told.
 #[derive(clap::Args)]
@@ -34,9 +34,11 @@ pub struct SimArguments {
 
 /// Passed and failed.
 #[derive(Default)]
-struct Count {
-    passed: u64,
-    failed: u64,
+pub struct Count {
+    /// Tests, or points.
+    pub passed: u64,
+    /// The same.
+    pub failed: u64,
 }
 
 /// Runs everything.
@@ -71,6 +73,13 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             Err(error) => {
                 count.failed += 1;
                 problems.push(format!("the user's script did not run: {error:#}"));
+            }
+        }
+        match kills::run(project, "debug", kills::FEW, None) {
+            Ok(_) => count.passed += 1,
+            Err(error) => {
+                count.failed += 1;
+                problems.push(format!("kills: {error:#}"));
             }
         }
     }
@@ -124,67 +133,12 @@ pub fn simulate(project: &Project, arguments: &SimArguments) -> Result<()> {
     command::run(cargo.env("ONDOL_SIM_FIRST", arguments.first.to_string()))
 }
 
-/// One point of the user's script.
-struct Point {
-    name: String,
-    /// Whether the ledger says that it passes.
-    required: bool,
-    /// `None` if the script ended before it came to it.
-    passed: Option<bool>,
-}
-
-/// Runs the user's script against the debug binary; every point that the ledger requires must pass.
+/// Builds the debug binary and runs the user's script with it.
 fn script(project: &Project, kubectl: &Path) -> Result<Vec<Point>> {
-    let ondol = project.binary("debug", "ondol");
     command::run(
         command("cargo", ["build", "--locked", "--workspace", "--bin", "ondol"]).current_dir(project.root()),
     )?;
-    if !ondol.exists() {
-        bail!("cargo built no {}", ondol.display());
-    }
-    let ledger = project.root().join("tests/first-light.points");
-    let ledger = fs::read_to_string(&ledger).with_context(|| format!("reading {}", ledger.display()))?;
-    let mut points: BTreeMap<String, Point> = BTreeMap::new();
-    for (name, required) in ledger_lines(&ledger)? {
-        points.insert(name.clone(), Point { name, required, passed: None });
-    }
-    let mut bash = command("bash", [project.root().join("tests/first-light.sh")]);
-    bash.env("ONDOL", &ondol).env("KUBECTL", kubectl);
-    let mut unlisted = Vec::new();
-    command::follow(&mut bash, |line| {
-        let Some((name, passed)) = point_line(line) else { return };
-        match points.get_mut(name) {
-            // A point that is checked twice passes only if it passes every time.
-            Some(point) => point.passed = Some(passed && point.passed.unwrap_or(true)),
-            None => unlisted.push(name.to_owned()),
-        }
-    })?;
-    if !unlisted.is_empty() {
-        bail!("points that tests/first-light.points does not list: {}", unlisted.join(", "));
-    }
-    Ok(points.into_values().collect())
-}
-
-/// A line of the script about a point: `PASS name` or `FAIL name: reason`.
-fn point_line(line: &str) -> Option<(&str, bool)> {
-    let (rest, passed) = match line.strip_prefix("PASS ") {
-        Some(rest) => (rest, true),
-        None => (line.strip_prefix("FAIL ")?, false),
-    };
-    Some((rest.split([':', ' ']).next()?, passed))
-}
-
-/// Lines of the ledger: `required name` or `open name`; `#` begins a comment.
-fn ledger_lines(text: &str) -> Result<Vec<(String, bool)>> {
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or("").trim());
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| match line.split_once(' ') {
-            Some(("required", name)) => Ok((name.trim().to_owned(), true)),
-            Some(("open", name)) => Ok((name.trim().to_owned(), false)),
-            _ => bail!("tests/first-light.points: \"{line}\" is neither \"required NAME\" nor \"open NAME\""),
-        })
-        .collect()
+    script::run(project, "debug", kubectl)
 }
 
 impl Count {
@@ -200,7 +154,8 @@ impl Count {
         }
     }
 
-    fn add_points(&mut self, points: &[Point], problems: &mut Vec<String>) {
+    /// Adds what the user's script told.
+    pub fn add_points(&mut self, points: &[Point], problems: &mut Vec<String>) {
         for Point { name, required, passed } in points {
             match (required, passed) {
                 (true, Some(true)) => self.passed += 1,
@@ -237,16 +192,6 @@ mod tests {
         count.add_result_line("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s");
         count.add_result_line("5 passed; 5 failed");
         assert_eq!((count.passed, count.failed), (14, 1));
-    }
-
-    #[test]
-    fn points_are_read_from_the_script_and_the_ledger() {
-        assert_eq!(point_line("PASS 3.scale"), Some(("3.scale", true)));
-        assert_eq!(point_line("FAIL 3.scale: two pods after 50 s"), Some(("3.scale", false)));
-        assert_eq!(point_line("waiting"), None);
-        let ledger = ledger_lines("# points\nrequired 1.up\nopen 10.split # later\n").unwrap();
-        assert_eq!(ledger, [("1.up".to_owned(), true), ("10.split".to_owned(), false)]);
-        assert!(ledger_lines("maybe 1.up").is_err());
     }
 
     #[test]
