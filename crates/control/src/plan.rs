@@ -68,7 +68,7 @@ pub struct Write {
     pub on_success: Option<Note>,
 }
 
-/// What mirrors cannot be asked, because they may lag: is it really not there?
+/// What mirrors cannot be asked, because they may lag: is it really there, or not?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
     /// No object of that name, or one of another uid.
@@ -78,6 +78,11 @@ pub enum Check {
     },
     /// No object in the collection.
     Empty,
+    /// The object of this uid, and nobody is deleting it.
+    Present {
+        /// The uid that must be there.
+        uid: Str,
+    },
 }
 
 /// The write that answers a failure: a pure function of it.
@@ -103,6 +108,7 @@ impl Check {
         match (self, answer) {
             (Self::Absent { uid }, Answer::Object(object)) => object.uid() != uid,
             (Self::Empty, Answer::List(list)) => list.items.is_empty(),
+            (Self::Present { uid }, Answer::Object(object)) => object.uid() == uid && !object.is_deleting(),
             _ => false,
         }
     }
@@ -236,6 +242,13 @@ impl Write {
             check: Some(check),
             ..Self::new(Call::Get(target, GetOptions::default()), &[Reason::NotFound])
         }
+    }
+
+    /// Goes on only if the object is still there and stays.
+    pub fn require_present(resource: &Resource, object: &Object) -> Self {
+        let target = Target::new(resource, object.namespace(), object.name());
+        let check = Check::Present { uid: object.uid().into() };
+        Self { check: Some(check), ..Self::new(Call::Get(target, GetOptions::default()), &[]) }
     }
 
     /// Goes on only if a collection is really empty.

@@ -14,7 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tracing::{Instrument, debug, debug_span, error, info_span, warn};
 
 use crate::mirror::Key;
-use crate::plan::{Controller, Plan, Write};
+use crate::plan::{Check, Controller, Plan, Write};
 use crate::queue::Queue;
 use crate::recorder::Recorder;
 use crate::world::World;
@@ -175,7 +175,13 @@ impl Runner {
             let Some((result, write)) = under_way.next().await else { return failure };
             match result {
                 Ok(answer) if write.check.as_ref().is_some_and(|check| !check.holds(&answer)) => {
-                    failure = Some(Status::new(Reason::Conflict, "what was to be gone is still there"));
+                    failure = Some(Status::new(Reason::Conflict, "what the mirrors show is not so any more"));
+                }
+                Err(status)
+                    if matches!(write.check, Some(Check::Present { .. }))
+                        && status.reason == Reason::NotFound =>
+                {
+                    failure = Some(Status::new(Reason::Conflict, status.message));
                 }
                 Ok(answer) => {
                     if let Some(note) = &write.on_success {

@@ -85,6 +85,7 @@ fn repair(plan: &mut Plan, world: &World, service: &Object, address: IpAddr) {
     let Some(object) = world.get(&IP_ADDRESSES, "", &address.to_string()) else {
         let words = format!("Cluster IP {ip} is not allocated; repairing");
         let note = Note::warning(service, "ClusterIPNotAllocated", words);
+        require_service(plan, service);
         plan.write(create(service, address).telling(Some(note), None));
         return;
     };
@@ -110,10 +111,17 @@ fn repair(plan: &mut Plan, world: &World, service: &Object, address: IpAddr) {
 }
 
 fn recreate(plan: &mut Plan, service: &Object, old: &Object, address: IpAddr, note: Option<Note>) {
-    plan.then();
+    require_service(plan, service);
     plan.write(Write::delete(&IP_ADDRESSES, old, DeleteOptions::default()));
     plan.then();
     plan.write(create(service, address).telling(note, None));
+}
+
+/// A Service goes together with its addresses, but the mirror of these may be the first to show it.
+fn require_service(plan: &mut Plan, service: &Object) {
+    plan.then();
+    plan.write(Write::require_present(&SERVICES, service));
+    plan.then();
 }
 
 fn create(service: &Object, address: IpAddr) -> Write {
@@ -221,7 +229,7 @@ fn addresses_of_service(_: &World, change: &Change) -> Vec<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::Stage;
+    use crate::stage::{Stage, spell};
 
     fn range<C: Controller>(stage: &Stage<C>) {
         stage.put(
@@ -255,12 +263,23 @@ mod tests {
         range(&stage);
         stage.put(&SERVICES, service("s", "10.96.0.9"));
         let plan = stage.plan("d/s");
-        let write = plan.writes().next().unwrap();
+        let write = plan.writes().last().unwrap();
         assert_eq!(write.on_success.as_ref().unwrap().reason, "ClusterIPNotAllocated");
         let lost = address("10.96.0.9", "s", OLD);
         assert_eq!(stage.keys_of_going(&IP_ADDRESSES, lost.clone()), ["d/s"]);
         stage.put(&IP_ADDRESSES, lost);
         stage.check("d/s", &[]);
+    }
+
+    #[test]
+    fn an_address_that_goes_with_its_service_is_not_made_again() {
+        let stage = Stage::new(ServiceRepair);
+        range(&stage);
+        // The mirror of Services is behind that of addresses.
+        stage.put(&SERVICES, service("s", "10.96.0.9"));
+        let plan = stage.plan("d/s");
+        assert_eq!(spell(&plan)[0], "require present services d/s");
+        assert_eq!(plan.stages.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "asked before it is made");
     }
 
     #[test]
@@ -281,7 +300,7 @@ mod tests {
         assert_eq!(stage.plan("d/s").notes[0].reason, "ClusterIPOutOfRange");
         stage.put(&SERVICES, service("s", "10.96.0.9"));
         stage.put(&IP_ADDRESSES, address("10.96.0.9", "other", OLD));
-        assert_eq!(stage.plan("d/s").stages.len(), 2, "the other is not there, so the address is made anew");
+        assert_eq!(stage.plan("d/s").stages.len(), 3, "the other is not there, so the address is made anew");
         stage.put(&SERVICES, service("other", "10.96.0.9"));
         let plan = stage.plan("d/s");
         assert_eq!((plan.writes().count(), plan.notes[0].reason.as_str()), (0, "ClusterIPAlreadyAllocated"));

@@ -7,7 +7,7 @@ use api::names::Resource;
 use api::object::Object;
 use api::value::Value;
 use control::mirror::{Change, Key};
-use control::plan::{Controller, Plan};
+use control::plan::{Check, Controller, Plan};
 use control::world::World;
 use jiff::Timestamp;
 
@@ -70,7 +70,10 @@ impl<C: Controller> Stage<C> {
 
 /// A plan in lines.
 pub fn spell(plan: &Plan) -> Vec<String> {
-    let writes = plan.writes().map(|write| spell_call(&write.call));
+    let writes = plan.writes().map(|write| match &write.check {
+        Some(Check::Present { .. }) => spell_call(&write.call).replacen("gone", "present", 1),
+        _ => spell_call(&write.call),
+    });
     let notes = plan.notes.iter().map(|note| {
         format!("{} {}: {}", if note.warning { "Warning" } else { "Normal" }, note.reason, note.message)
     });

@@ -20,6 +20,7 @@ const SETS: &str = "replicasets.apps";
 const DEPLOYMENTS: &str = "deployments.apps";
 const SERVICES: &str = "services";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
+const ADDRESSES: &str = "ipaddresses.networking.k8s.io";
 
 /// Follows the store and says what was broken.
 pub struct Witness {
@@ -83,13 +84,34 @@ impl Witness {
         loop {
             let Some(watch) = &mut self.watch else { return };
             match watch.try_next() {
-                Some(Ok(batch)) => batch.events.iter().for_each(|event| self.see(event)),
+                Some(Ok(batch)) => {
+                    batch.events.iter().for_each(|event| self.see(event));
+                    self.check_addresses(batch.seen);
+                }
                 Some(Err(_)) => {
                     self.watch = None;
                     return;
                 }
                 None => return,
             }
+        }
+    }
+
+    /// Services and their addresses come and go in one commit, so this holds only between commits.
+    fn check_addresses(&mut self, revision: Revision) {
+        let used: BTreeSet<&str> = self
+            .of(SERVICES)
+            .flat_map(|service| service.array_at(&["spec", "clusterIPs"]))
+            .filter_map(Value::as_str)
+            .filter(|address| *address != "None")
+            .collect();
+        let given: BTreeSet<&str> =
+            self.of(ADDRESSES).filter_map(|address| address.str_at(&["metadata", "name"])).collect();
+        if used != given {
+            let odd: Vec<&&str> = used.symmetric_difference(&given).collect();
+            let what =
+                format!("at revision {}: address without a Service, or the other way: {odd:?}", revision.0);
+            self.broken.push(what);
         }
     }
 
@@ -104,7 +126,7 @@ impl Witness {
     /// Whether the kind matters here.
     fn put(&mut self, key: &Key, tree: Option<Value>) -> bool {
         let resource = key.resource.as_str();
-        if ![NODES, PODS, SETS, DEPLOYMENTS, SERVICES, SLICES].contains(&resource) {
+        if ![NODES, PODS, SETS, DEPLOYMENTS, SERVICES, SLICES, ADDRESSES].contains(&resource) {
             return false;
         }
         let name = (resource.to_owned(), key.namespace.to_string(), key.name.to_string());
