@@ -27,6 +27,10 @@ const PODS: &str = "pods";
 pub struct Arguments {
     /// Which to run; all if none is named.
     names: Vec<String>,
+    /// Of the comparison with upstream only these servers and parts: `ondol`, `upstream`, `requests`, `commits`,
+    /// `instance`. What is measured then is printed and not recorded.
+    #[arg(long)]
+    only: Vec<String>,
 }
 
 /// Runs benchmarks, each in release, one after the other, and puts their sections into BENCHMARKS.md.
@@ -57,7 +61,11 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         record(&path, name, &section)?;
     }
     if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == GATE) {
-        let table = load::compare(project)?;
+        let table = load::compare(project, &arguments.only)?;
+        if !arguments.only.is_empty() {
+            println!("{table}");
+            return Ok(());
+        }
         let section = format!(
             "Our API server and upstream's (kube-apiserver with etcd) under the same load, in one run. \
              `cargo xtask bench {GATE}` on {}:\n\n{table}",

@@ -1,4 +1,4 @@
-//! A gate alone on loopback, its state in memory, for trying things with kubectl:
+//! A gate alone on loopback, its state in a folder, for trying things with kubectl:
 //!
 //! `cargo run -p apiserver --example serve -- FOLDER` writes `FOLDER/kubeconfig` and serves until it is interrupted.
 
@@ -13,6 +13,10 @@ use base::{Clock, Random, Stopper};
 use base64::Engine as _;
 use wire::serve::{Server, ServerTls};
 use wire::tls::{Authority, Leaf, Presented, Roots, Usage};
+
+/// That of `ondol` itself, for measurements.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Failure = Box<dyn std::error::Error>;
 
