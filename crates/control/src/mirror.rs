@@ -13,9 +13,10 @@ use base::{Backoff, Clock, Level, Stop};
 use futures::StreamExt;
 use tracing::{debug, warn};
 
-/// Wait between attempts to list or watch, first and longest.
+/// Wait between attempts to list or watch, first and longest: a node is to hear again within a second of a server that
+/// was away for long.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(10);
+const RETRY_LONGEST: Duration = Duration::from_millis(500);
 
 /// Namespace and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -95,7 +95,7 @@ pub async fn update(
         "scale" => {
             let scale_kind = scale::kind(kind, target)?;
             let scale = codec::decode_as(&scale_kind, codec::type_of(&scale_kind)?, body, options, caller)?;
-            scale::change(gate, caller, kind, target, options, false, &mut |_| Ok(scale.clone())).await
+            scale::change(gate, caller, kind, target, options, &mut |_| Ok(scale.clone())).await
         }
         sub if SAME_TREE.contains(&sub) => updates::update(gate, caller, kind, target, body, options).await,
         _ => Err(unsupported(target)),
@@ -118,7 +118,7 @@ pub async fn patch(
             let scale_kind = scale::kind(kind, target)?;
             let ty = codec::type_of(&scale_kind)?;
             let patch = patches::parse(how, body)?;
-            scale::change(gate, caller, kind, target, options, true, &mut |current| {
+            scale::change(gate, caller, kind, target, options, &mut |current| {
                 // A Scale has no lists, so a strategic merge is a merge.
                 let how = if how == PatchKind::StrategicMerge { PatchKind::Merge } else { how };
                 let patched = codec::patched(kind, how, current.clone(), &patch)?;

@@ -35,11 +35,10 @@ pub(super) async fn change(
     kind: &'static Kind,
     target: &Target,
     options: &WriteOptions,
-    patch: bool,
     make: &mut (dyn FnMut(&Value) -> Result<Value, Status> + Send),
 ) -> Result<Outcome, Status> {
     // The change goes by the ordinary way of the object, under the name of the subresource.
-    let change = Change { caller, kind, target, options, retries: retries(patch) };
+    let change = Change { caller, kind, target, options, retries: retries() };
     let outcome = change
         .run(gate, &mut |old| {
             let scale = make(&scale_of(old))?;

@@ -22,7 +22,7 @@ pub async fn patch(
     options: &WriteOptions,
 ) -> Result<Outcome, Status> {
     let patch = parse(patch_kind, body)?;
-    let change = Change { caller, kind, target, options, retries: retries(true) };
+    let change = Change { caller, kind, target, options, retries: retries() };
     change
         .run(gate, &mut |old| {
             let current = codec::to_request_version(kind, old)?;

@@ -24,6 +24,6 @@ pub async fn update(
     if !there && target.subresource.is_empty() && kind.strategy.allows_create_on_update() {
         return create::create_tree(gate, caller, kind, target, object, options).await;
     }
-    let change = Change { caller, kind, target, options, retries: retries(false) };
+    let change = Change { caller, kind, target, options, retries: retries() };
     change.run(gate, &mut |_| Ok(object.clone())).await
 }

@@ -335,7 +335,8 @@ pub fn may_go(kind: &Kind, new: &Value, old: &Value) -> bool {
         && !kind.strategy.is_held(new)
 }
 
-/// How often a change that names no revision is tried.
-pub fn retries(patch: bool) -> usize {
-    if patch { limits::PATCH_RETRIES } else { limits::WRITE_RETRIES }
+/// How often a change that names no revision is tried. Upstream's `GuaranteedUpdate` never gives up; who asks for a
+/// patch without a revision is not to hear of a conflict because a controller writes the status at the same time.
+pub fn retries() -> usize {
+    limits::WRITE_RETRIES
 }
