@@ -79,6 +79,9 @@ fn inside(ondol: &Path, form: &str, kills: u32, seed: u64) -> Result<std::proces
 /// One storm, in the namespaces.
 pub fn storm(arguments: &Arguments) -> Result<()> {
     command::run(&mut command("ip", ["link", "set", "lo", "up"]))?;
+    // What other instances on this machine have chosen is not to matter.
+    command::run(&mut command("mkdir", ["-p", "/run/ondol"]))?;
+    command::run(&mut command("mount", ["-t", "tmpfs", "tmpfs", "/run/ondol"]))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result =
         runtime.block_on(storm::run(&arguments.ondol, arguments.form, arguments.kills, arguments.seed));

@@ -41,6 +41,8 @@ const ENDS: Duration = Duration::from_secs(5);
 /// How long the server may take to answer again, pods to be as they should, and everything that is gone to be gone.
 const ANSWERS: Duration = Duration::from_secs(30);
 const SETTLES: Duration = Duration::from_secs(90);
+/// What is told of a pod that takes longer to come back.
+const SLOW: Duration = Duration::from_secs(10);
 /// How long those who load may take to end.
 const LOAD_END: Duration = Duration::from_secs(60);
 /// The name that is asked for.
@@ -60,7 +62,9 @@ struct Storm {
     starts: Starts,
     /// Pods that may be killed, as the API last told of them: uid, name and restart count.
     victims: BTreeMap<String, (String, i64)>,
-    /// Those that were killed and have not come back yet.
+    /// Those that were killed once; they are deleted when they have come back, and not killed again.
+    used: BTreeSet<String>,
+    /// Those of them that have not come back yet.
     pending: Arc<Mutex<BTreeSet<String>>>,
     name_server: IpAddr,
     kills: BTreeMap<&'static str, u32>,
@@ -109,6 +113,7 @@ impl Storm {
             tasks,
             starts: Starts::default(),
             victims: BTreeMap::new(),
+            used: BTreeSet::new(),
             pending: Arc::default(),
             name_server: IpAddr::from([127, 0, 0, 1]),
             kills: BTreeMap::new(),
@@ -297,10 +302,9 @@ impl Storm {
 
     /// Kills the pod process of a pod that runs; false if there is none that may be killed now.
     fn kill_pod_process(&mut self) -> bool {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let may = |process: &evidence::PodProcess| {
             self.victims.contains_key(&process.uid)
-                && !pending.contains(&process.uid)
+                && !self.used.contains(&process.uid)
                 && !process.containers.is_empty()
         };
         let processes: Vec<_> = pod_processes().into_iter().filter(may).collect();
@@ -310,6 +314,7 @@ impl Storm {
         let process = &processes[self.random.below(processes.len() as u64) as usize];
         let Some(pid) = rustix::process::Pid::from_raw(process.pid.cast_signed()) else { return false };
         let Some((name, restarts)) = self.victims.remove(&process.uid) else { return false };
+        self.used.insert(process.uid.clone());
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(process.uid.clone());
         // It was there a moment ago; if it has ended since, the pod has to come back all the same.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -443,7 +448,13 @@ impl Revival {
             None => self.record.fault(format!("containers of {} outlive their pod process", self.name)),
         }
         match self.clock.timeout(SETTLES, self.is_back()).await {
-            Some(Ok(())) => self.record.times().revivals.push(self.clock.monotonic() - began),
+            Some(Ok(())) => {
+                let took = self.clock.monotonic() - began;
+                if took > SLOW {
+                    println!("slow: {} is Ready again after {took:?}", self.name);
+                }
+                self.record.times().revivals.push(took);
+            }
             Some(Err(why)) => self.record.fault(why),
             None => {
                 let pod = self.api.get(&PODS, NAMESPACE, &self.name).await;
