@@ -27,7 +27,7 @@ pub struct Change<'a> {
     pub target: &'a Target,
     /// How.
     pub options: &'a WriteOptions,
-    /// How often a conflict is answered by a new try, if the change names no revision itself.
+    /// How often a conflict is answered by a new try.
     pub retries: usize,
 }
 
@@ -44,7 +44,7 @@ impl Change<'_> {
             let stored = storage.require(kind, &self.target.namespace, name)?;
             let old = stored.to_tree();
             let mut new = make(&old)?;
-            let named = self.check_identity(&mut new, &stored)?;
+            self.check_identity(&mut new, &stored)?;
             let companions = self.prepare(gate, &mut new, &old, &stored)?;
             if self.options.dry_run {
                 return Ok(Outcome::done(Answer::Object(codec::answer_tree(kind, &new, stored.revision())?)));
@@ -74,11 +74,12 @@ impl Change<'_> {
             }
             match storage.commit(transaction).await {
                 Ok(committed) => return self.answer(&committed, &new),
-                Err(Failure::Conflict { step, .. }) => {
-                    if (named && step == 0) || attempt >= self.retries {
-                        return Err(contended(kind, name));
-                    }
+                // Somebody was faster. A change that names the revision it wants is told so by the next try; whatever
+                // names none, as most patches do, is made of the present object.
+                Err(Failure::Conflict { .. }) if attempt >= self.retries => {
+                    return Err(contended(kind, name));
                 }
+                Err(Failure::Conflict { .. }) => {}
                 Err(Failure::Status(status)) => return Err(status),
             }
         }
@@ -93,8 +94,8 @@ impl Change<'_> {
         Ok(Outcome::done(Answer::Object(object)))
     }
 
-    /// The new tree must be of the same object; returns whether it names the revision that it changes.
-    fn check_identity(&self, new: &mut Value, stored: &Object) -> Result<bool, Status> {
+    /// The new tree must be of the same object, and of its present revision if it names one.
+    fn check_identity(&self, new: &mut Value, stored: &Object) -> Result<(), Status> {
         let (kind, name) = (self.kind, &self.target.name);
         super::create::match_namespace(kind, new, &self.target.namespace)?;
         let new_name = new.str_at(&["metadata", "name"]).unwrap_or_default();
@@ -133,7 +134,7 @@ impl Change<'_> {
                     )],
                 ));
             }
-            return Ok(false);
+            return Ok(());
         }
         let asked: u64 = version.parse().map_err(|_| {
             // A number is expected from the beginning, so upstream takes the failure for one of its own.
@@ -143,7 +144,7 @@ impl Change<'_> {
         if asked != stored.revision() {
             return Err(Status::conflict(&kind.group_resource, name, OBJECT_MODIFIED));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Everything between the client's tree and the commit.

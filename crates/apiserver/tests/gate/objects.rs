@@ -67,6 +67,25 @@ async fn an_update_of_an_older_revision_conflicts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn patches_that_name_no_revision_do_not_conflict_with_each_other() {
+    let world = World::open().await;
+    let admin = world.admin();
+    admin.post(MAPS, &map("m", "b")).await.expect(201);
+    let (path, admin) = (format!("{MAPS}/m"), &admin);
+    let patches = (0..16).map(|number| {
+        let path = &path;
+        async move { admin.merge(path, &format!(r#"{{"data":{{"k{number}":"v"}}}}"#)).await.expect(200) }
+    });
+    let changed = futures::future::join_all(patches).await;
+    assert_eq!(changed.len(), 16);
+    let read = admin.get(&path).await.expect(200);
+    assert_eq!(read.at(&["data"]).unwrap().as_object().unwrap().iter().count(), 17);
+    let old = r#"{"metadata":{"resourceVersion":"1"},"data":{"k":"w"}}"#;
+    assert!(admin.merge(&path, old).await.message(409).contains("has been modified"));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_page_and_select() {
     let world = World::open().await;
     let admin = world.admin();
