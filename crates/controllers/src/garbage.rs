@@ -80,6 +80,11 @@ fn finalizers(object: &Object) -> Vec<String> {
     finalizers.filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect()
 }
 
+/// Whether an object waits for its dependents before it goes.
+fn goes_in_foreground(object: &Object) -> bool {
+    object.is_deleting() && finalizers(object).iter().any(|finalizer| finalizer == FOREGROUND)
+}
+
 fn dependents(world: &World, uid: &str) -> Vec<(Resource, Arc<Object>)> {
     let owned = world.mirrors().flat_map(|mirror| {
         let resource = mirror.resource().clone();
@@ -126,9 +131,7 @@ fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Obj
         }
         match find_owner(world, object, owner) {
             None => dangling.push((owner, target)),
-            Some((_, found)) if found.is_deleting() && finalizers(&found).iter().any(|f| f == FOREGROUND) => {
-                waiting.push(owner);
-            }
+            Some((_, found)) if goes_in_foreground(&found) => waiting.push(owner),
             Some(_) => solid += 1,
         }
     }
@@ -144,10 +147,22 @@ fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Obj
         let gone = dangling.iter().map(|(owner, _)| *owner).chain(waiting);
         let references: Vec<Value> =
             gone.map(|owner| json!({"$patch": "delete", "uid": (owner.uid.clone())})).collect();
-        plan.write(disown(resource, object, references));
+        plan.write(change_owners(resource, object, references));
         return;
     }
-    let propagation = if !waiting.is_empty() && !dependents(world, object.uid()).is_empty() {
+    let dependents = dependents(world, object.uid());
+    let propagation = if !waiting.is_empty() && !dependents.is_empty() {
+        // Owners in a circle would wait for each other: the object lets go of its own first, as upstream does.
+        if dependents.iter().any(|(_, dependent)| goes_in_foreground(dependent)) {
+            let blocking = object.owners().iter().filter(|owner| owner.block_owner_deletion);
+            let references: Vec<Value> = blocking
+                .map(|owner| json!({"uid": (owner.uid.clone()), "blockOwnerDeletion": false}))
+                .collect();
+            if !references.is_empty() {
+                plan.write(change_owners(resource, object, references));
+                plan.then();
+            }
+        }
         Propagation::Foreground
     } else {
         let finalizers = finalizers(object);
@@ -164,7 +179,8 @@ fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Obj
     plan.write(Write::delete(resource, object, options));
 }
 
-fn disown(resource: &Resource, object: &Object, references: Vec<Value>) -> Write {
+/// Merges `references` into the owners of an object, by their uids.
+fn change_owners(resource: &Resource, object: &Object, references: Vec<Value>) -> Write {
     let patch = json!({"metadata": {"uid": (object.uid()), "ownerReferences": references}});
     let target = Target::new(resource, object.namespace(), object.name());
     Write::patch(target, PatchKind::StrategicMerge, &patch)
@@ -175,7 +191,7 @@ fn orphan_dependents(world: &World, resource: &Resource, owner: &Object, finaliz
     let mut plan = Plan::nothing();
     for (dependent_resource, dependent) in dependents(world, owner.uid()) {
         let reference = json!({"$patch": "delete", "uid": (owner.uid())});
-        let write = disown(&dependent_resource, &dependent, vec![reference]);
+        let write = change_owners(&dependent_resource, &dependent, vec![reference]);
         plan.write(write.tolerating(&[Reason::NotFound]));
     }
     plan.then();
@@ -212,4 +228,87 @@ fn without_finalizer(resource: &Resource, object: &Object, finalizers: &[String]
         "uid": (object.uid()), "resourceVersion": (object.revision().to_string()), "finalizers": left
     }});
     Write::merge(Target::new(resource, object.namespace(), object.name()), &patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::Stage;
+    use api::names::CONFIG_MAPS;
+
+    /// A ConfigMap with owners (blocking), and with finalizers if it is going.
+    fn map(name: &str, owners: &[&str], finalizers: &[&str]) -> Value {
+        let owners: Vec<Value> = owners
+            .iter()
+            .map(|owner| {
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "name": (*owner), "uid": (*owner),
+                    "blockOwnerDeletion": true})
+            })
+            .collect();
+        let mut tree = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
+            "name": name, "namespace": "d", "uid": name, "resourceVersion": "7", "ownerReferences": owners}});
+        if !finalizers.is_empty() {
+            let finalizers: Vec<Value> = finalizers.iter().map(|name| Value::from(*name)).collect();
+            tree.set(&["metadata", "finalizers"], finalizers);
+            tree.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+        }
+        tree
+    }
+
+    fn stage(maps: &[Value]) -> Stage<Garbage> {
+        let stage = Stage::new(Garbage);
+        maps.iter().for_each(|map| stage.put(&CONFIG_MAPS, map.clone()));
+        stage
+    }
+
+    #[test]
+    fn what_has_lost_its_owners_goes_and_what_has_one_left_stays() {
+        let stage = stage(&[map("b", &["a"], &[]), map("c", &["a", "x"], &[]), map("x", &[], &[])]);
+        stage.check("d/configmaps./b", &["require gone configmaps d/a", "delete configmaps d/b"]);
+        stage.check(
+            "d/configmaps./c",
+            &[
+                "require gone configmaps d/a",
+                r#"patch configmaps d/c {"metadata":{"ownerReferences":[{"$patch":"delete","uid":"a"}],"uid":"c"}}"#,
+            ],
+        );
+        stage.check("d/configmaps./x", &[]);
+    }
+
+    #[test]
+    fn an_owner_in_the_foreground_waits_for_what_blocks_it() {
+        let stage = stage(&[map("a", &[], &[FOREGROUND]), map("b", &["a"], &[])]);
+        stage.check("d/configmaps./a", &[]);
+        stage.check("d/configmaps./b", &["delete configmaps d/b"]);
+        let free = stage.keys_of_going(&CONFIG_MAPS, map("b", &["a"], &[]));
+        assert!(free.contains(&"d/configmaps./a".to_owned()), "{free:?}");
+        stage.check(
+            "d/configmaps./a",
+            &[r#"patch configmaps d/a {"metadata":{"finalizers":[],"resourceVersion":"7","uid":"a"}}"#],
+        );
+    }
+
+    #[test]
+    fn owners_in_a_circle_do_not_wait_for_each_other() {
+        let stage = stage(&[map("a", &["b"], &[FOREGROUND]), map("b", &["a"], &[])]);
+        stage.check(
+            "d/configmaps./b",
+            &[
+                r#"patch configmaps d/b {"metadata":{"ownerReferences":[{"blockOwnerDeletion":false,"uid":"a"}],"uid":"b"}}"#,
+                "delete configmaps d/b",
+            ],
+        );
+    }
+
+    #[test]
+    fn orphans_are_freed_before_their_owner_goes() {
+        let stage = stage(&[map("a", &[], &[ORPHAN]), map("b", &["a"], &[])]);
+        stage.check(
+            "d/configmaps./a",
+            &[
+                r#"patch configmaps d/b {"metadata":{"ownerReferences":[{"$patch":"delete","uid":"a"}],"uid":"b"}}"#,
+                r#"patch configmaps d/a {"metadata":{"finalizers":[],"resourceVersion":"7","uid":"a"}}"#,
+            ],
+        );
+    }
 }

@@ -108,10 +108,17 @@ fn report(
     for (kind, reason, message) in found {
         condition::set(&mut conditions, condition::new(kind, "False", reason, message, now));
     }
+    // What has been asked to go and is still there; before anything was asked, all.
+    let asked = contents.iter().any(|(_, objects)| objects.iter().any(|object| object.is_deleting()));
     let remaining: Vec<String> = contents
         .iter()
         .map(|(collection, objects)| {
-            format!("{} has {} resource instances", collection.resource.group_resource(), objects.len())
+            (collection, objects.iter().filter(|object| !asked || object.is_deleting()).count())
+        })
+        .filter(|(_, count)| *count > 0)
+        .map(|(collection, count)| {
+            let (resource, group) = (&collection.resource.resource, &collection.resource.group);
+            format!("{resource}.{group} has {count} resource instances")
         })
         .collect();
     let new = if remaining.is_empty() {
