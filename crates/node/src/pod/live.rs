@@ -43,6 +43,8 @@ pub struct Live {
     pub unsupported: bool,
     /// Sandbox and volumes have been taken down for good.
     pub dismantled: bool,
+    /// The pod had come to its end before this agent began: its last status is what there is to tell.
+    pub over_before: bool,
 }
 
 /// What is known of one container.
