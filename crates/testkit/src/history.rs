@@ -15,6 +15,8 @@ pub struct Commit {
     pub key: String,
     /// A mark of the bytes that it became; nothing if it was deleted.
     pub mark: Option<u64>,
+    /// The gist of it, for whoever looks for a fault.
+    pub gist: String,
 }
 
 /// What was committed, and what is there since.
@@ -33,8 +35,8 @@ struct Version {
 }
 
 impl History {
-    /// Takes in a change.
-    pub fn note(&mut self, event: &Event<Record>) {
+    /// Takes in a change, whose gist is told.
+    pub fn note(&mut self, event: &Event<Record>, gist: String) {
         let version = event.current.as_ref().map(|entry| Version::of(entry));
         match version {
             Some(version) => drop(self.present.insert(event.key().clone(), version)),
@@ -45,6 +47,7 @@ impl History {
             revision: event.revision.0,
             key: event.key().to_string(),
             mark: version.map(|version| version.mark),
+            gist,
         });
     }
 
@@ -83,6 +86,7 @@ impl History {
             revision: version.modified,
             key: key.to_string(),
             mark: Some(version.mark),
+            gist: "found after a crash".to_owned(),
         }));
         self.present = left;
         self.seen = at;

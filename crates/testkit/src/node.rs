@@ -221,12 +221,23 @@ impl Node {
 
     async fn beat(&self) {
         loop {
-            if !self.is_lost() && self.register().await.is_err() {
+            if !self.is_lost() && (self.register().await.is_err() || self.show_ready().await.is_err()) {
                 self.clock.sleep(RETRY).await;
                 continue;
             }
             self.clock.sleep(LEASE_INTERVAL).await;
         }
+    }
+
+    /// Says again that it is ready if others have given it up meanwhile.
+    async fn show_ready(&self) -> Result<(), Status> {
+        let node = self.api.get(&NODES, "", &self.name).await?.to_tree();
+        if is_ready(&node) {
+            return Ok(());
+        }
+        let status = json!({"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]});
+        let target = Target::new(&NODES, "", &self.name).subresource("status");
+        self.api.patch(target, PatchKind::StrategicMerge, &json!({"status": status})).await.map(drop)
     }
 
     /// Makes the node and its lease, or renews the lease.
@@ -265,7 +276,7 @@ impl Node {
     }
 }
 
-/// Whether a pod says that it is ready.
+/// Whether a pod (or a node) says that it is ready.
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod.array_at(&["status", "conditions"]);
     conditions.iter().any(|condition| {

@@ -46,6 +46,10 @@ pub struct Witness {
 struct Bounds {
     ceiling: i64,
     floor: i64,
+    /// How many pods are asked for.
+    replicas: i64,
+    /// Whether no rollout is under way.
+    settled: bool,
 }
 
 impl Witness {
@@ -116,8 +120,8 @@ impl Witness {
     }
 
     fn see(&mut self, event: &Event<Record>) {
-        self.history.note(event);
         let current = event.current.as_ref().map(|entry| tree(&entry.record));
+        self.history.note(event, gist(event.key(), current.as_ref()));
         if self.put(event.key(), current) {
             self.check(event.key(), event.revision);
         }
@@ -150,10 +154,17 @@ impl Witness {
         let known = self.bounds.get(name).copied();
         let next = match known {
             // What has never been complete owes nobody anything yet.
-            None => Bounds { floor: if settled { now.floor } else { 0 }, ..now },
-            Some(_) if settled => now,
+            None => Bounds { floor: if settled { now.floor } else { 0 }, settled, ..now },
+            Some(_) if settled => Bounds { settled, ..now },
             Some(known) => {
-                Bounds { ceiling: known.ceiling.max(now.ceiling), floor: known.floor.min(now.floor) }
+                // As upstream, who shrinks amid a rollout shrinks all sets in proportion, available or not.
+                let shrinks = !known.settled && now.replicas < known.replicas;
+                Bounds {
+                    ceiling: known.ceiling.max(now.ceiling),
+                    floor: if shrinks { 0 } else { known.floor.min(now.floor) },
+                    settled,
+                    ..now
+                }
             }
         };
         self.bounds.insert(name.to_owned(), next);
@@ -373,6 +384,39 @@ impl Witness {
     }
 }
 
+/// What matters of an object, in a few words.
+fn gist(key: &Key, object: Option<&Value>) -> String {
+    let Some(object) = object else { return "gone".to_owned() };
+    let number = |path: &[&str]| object.int_at(path).unwrap_or_default();
+    let going = if object.at(&["metadata", "deletionTimestamp"]).is_some() { ", going" } else { "" };
+    match key.resource.as_str() {
+        PODS => {
+            let node = object.str_at(&["spec", "nodeName"]).unwrap_or("nowhere");
+            format!("on {node}{}{going}", if is_ready(object) { ", ready" } else { "" })
+        }
+        SETS => format!(
+            "wants {}, has {}, available {}{going}",
+            number(&["spec", "replicas"]),
+            number(&["status", "replicas"]),
+            number(&["status", "availableReplicas"])
+        ),
+        DEPLOYMENTS => format!(
+            "wants {}, has {}, updated {}, available {}, generation {} of {}, {}{going}",
+            number(&["spec", "replicas"]),
+            number(&["status", "replicas"]),
+            number(&["status", "updatedReplicas"]),
+            number(&["status", "availableReplicas"]),
+            number(&["status", "observedGeneration"]),
+            number(&["metadata", "generation"]),
+            object
+                .at(&["spec", "strategy", "rollingUpdate"])
+                .map(|bounds| bounds.to_string())
+                .unwrap_or_default()
+        ),
+        _ => going.to_owned(),
+    }
+}
+
 fn tree(record: &Record) -> Value {
     api::value::parse(store::Record::bytes(record)).expect("what is stored can be read")
 }
@@ -405,7 +449,7 @@ fn bounds(deployment: &Value) -> Bounds {
     let surge = (replicas * percent("maxSurge") + 99) / 100;
     let unavailable = replicas * percent("maxUnavailable") / 100;
     let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
-    Bounds { ceiling: replicas + surge, floor: (replicas - unavailable).max(0) }
+    Bounds { ceiling: replicas + surge, floor: (replicas - unavailable).max(0), replicas, settled: false }
 }
 
 /// Whether the controller says that all is as the deployment wants it.

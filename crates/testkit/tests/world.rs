@@ -3,16 +3,29 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use testkit::simulation;
+use testkit::simulation::{self, Outcome};
 
 /// Seeds of an ordinary test run; `cargo xtask sim --seeds N` asks for others.
 const SEEDS: u64 = 100;
 /// Seeds that are run twice.
 const REPEATED: u64 = 6;
+/// Commits that are shown before a fault.
+const BEFORE: usize = 40;
 
 #[expect(clippy::disallowed_methods, reason = "this is where cargo xtask sim says how many seeds it wants")]
 fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// The commits that led to the first thing that was broken, or to the end.
+fn before(outcome: &Outcome) -> Vec<String> {
+    let said = outcome.broken.first().and_then(|what| what.strip_prefix("at revision ")?.split(':').next());
+    let revision: u64 = said.and_then(|number| number.parse().ok()).unwrap_or(u64::MAX);
+    let shown =
+        outcome.history.iter().filter(|commit| commit.revision <= revision && !commit.gist.is_empty());
+    let lines: Vec<String> =
+        shown.map(|commit| format!("{} {}: {}", commit.revision, commit.key, commit.gist)).collect();
+    lines[lines.len().saturating_sub(BEFORE)..].to_vec()
 }
 
 #[test]
@@ -44,6 +57,7 @@ fn every_seed_holds() {
             "  broken:\n    {}",
             outcome.broken.iter().take(8).cloned().collect::<Vec<_>>().join("\n    ")
         );
+        eprintln!("  before it:\n    {}", before(outcome).join("\n    "));
         eprintln!("  repeat it with: cargo xtask sim --first {seed} --seeds 1");
     }
     let seeds: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
