@@ -18,7 +18,7 @@ full_name() { has "$(get_in_pod "$(any_pod client)" http://backend.default.svc.c
 node_port() {
     k expose deployment backend --name=backend-node --type=NodePort --port=80 --target-port=6000 >/dev/null || return 1
     local port; port=$(value service/backend-node '{.spec.ports[0].nodePort}')
-    within 10 fetch -f "http://127.0.0.1:$port/"
+    within 10 fetch -f "http://127.0.0.1:$port/" && within 10 fetch -f "http://$(node_address):$port/"
 }
 load_balancer() {
     k expose deployment backend --name=backend-lb --type=LoadBalancer --port=8888 --target-port=6000 >/dev/null || return 1
@@ -29,7 +29,7 @@ has_ingress() { [ -n "$(value service/backend-lb '{.status.loadBalancer.ingress[
 headless() {
     k create service clusterip backend-headless --clusterip=None --tcp=6000:6000 >/dev/null || return 1
     k patch service backend-headless -p '{"spec":{"selector":{"app":"backend"}}}' >/dev/null || return 1
-    within 10 get_in_pod "$(any_pod client)" http://backend-headless:6000/
+    within 10 get_in_pod "$(any_pod client)" http://backend-headless:6000/ && within 10 every_pod_has_an_address
 }
 external_name() {
     k create service externalname elsewhere --external-name backend.default.svc.cluster.local >/dev/null || return 1
@@ -51,7 +51,78 @@ one_pod_answers() {
     for _ in $(seq 20); do fetch "http://$address:3306/"; echo; done | grep -o '"pod": *"[^"]*"' | sort -u >"$scratch/pods"
     equals "$(grep -c . "$scratch/pods")" 1
 }
+every_pod_has_an_address() {
+    ask nslookup -type=a backend-headless.default.svc.cluster.local >"$scratch/names" 2>&1
+    local ip; for ip in $(k get pods -l app=backend -o 'jsonpath={.items[*].status.podIP}'); do
+        has "$(cat "$scratch/names")" "$ip" || return 1
+    done
+}
+# Questions of a pod with busybox.
+start_tools() { k run tools --image=ondol.local/first-light/busybox:1 --command -- /bin/busybox sleep 36000 >/dev/null && ready_pod tools; }
+ask() { k exec tools -- /bin/busybox "$@"; }
+names_of_ports() { prints "0 100 3306 backend.default.svc.cluster.local" ask nslookup -type=srv _3306-6000._tcp.backend.default.svc.cluster.local; }
+names_of_addresses() { prints "name = backend.default.svc.cluster.local" ask nslookup "$(value service/backend '{.spec.clusterIP}')"; }
+named_target_port() {
+    k apply -f "$here/first-light/services.yaml" >/dev/null && ready_pod early && ready_pod late || return 1
+    # The two pods give the name to different numbers.
+    within 10 both_answer "http://$(value service/named '{.spec.clusterIP}')/"
+}
+both_answer() {
+    for _ in $(seq 20); do fetch "$1"; done | grep -o '"pod": *"[^"]*"' | sort -u >"$scratch/pods"
+    equals "$(grep -c . "$scratch/pods")" 2
+}
+# datagram ADDRESS PORT: is sent back by the demo server.
+datagram() {
+    local answer=""
+    exec 4<>"/dev/udp/$1/$2" && echo floor >&4 && answer=$(timeout 2 head -c 5 <&4)
+    exec 4>&-
+    equals "$answer" floor
+}
+datagrams() {
+    local port; port=$(value service/datagrams '{.spec.ports[0].nodePort}')
+    within 10 datagram "$(value service/datagrams '{.spec.clusterIP}')" 53 && within 10 datagram 127.0.0.1 "$port" \
+        && within 10 datagram "$(node_address)" "$port"
+}
+without_selector() {
+    sed "s/ADDRESS/$(address_of early)/" "$here/first-light/endpoints.yaml" | k apply -f - >/dev/null 2>&1 || return 1
+    within 10 fetch -f "http://$(value service/sliced '{.spec.clusterIP}')/" || return 1
+    within 10 fetch -f "http://$(value service/mirrored '{.spec.clusterIP}')/" || return 1
+    within 10 prints "$(address_of early)" k get endpointslices -l endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io
+}
+taken_port_waits() {
+    k expose deployment backend --name=second-lb --type=LoadBalancer --port=8888 --target-port=6000 >/dev/null || return 1
+    within 10 event_says service/second-lb 'port 8888/TCP is taken by Service default/backend-lb' || return 1
+    prints '<pending>' k get service second-lb && prints 'port 8888/TCP is taken' ondol why service/second-lb || return 1
+    k delete service backend-lb >/dev/null || return 1
+    # It gets the port as soon as that is free.
+    within 10 fetch -f "http://$(node_address):8888/"
+}
+nothing_listens_outside() {
+    local out; out=$(ss -Hlntu | awk '{ print $5 }' | grep -vE "^(127\\.|\\[::1\\]:|$(node_address):)")
+    [ -z "$out" ] || because "$out"
+}
+# Another machine on a wire to this one: it gets no answer from pods, Services or node ports.
+outside_gets_nothing() {
+    serve unshare --net sleep 600
+    local other=${servants[-1]} url asked=()
+    within 10 has_own_network "$other" || return 1
+    ip link add fl-in type veth peer name fl-out netns "$other" || return 1
+    ip address add 192.0.2.1/24 dev fl-in && ip link set fl-in up
+    outside() { nsenter -t "$other" --net "$@"; }
+    outside ip address add 192.0.2.2/24 dev fl-out && outside ip link set fl-out up && outside ip route add default via 192.0.2.1
+    within 10 outside busybox ping -c 1 -W 1 192.0.2.1 || { end_servants; return 1; }
+    for url in "192.0.2.1:$1" "$(node_address):$1" "$(node_address):8888" "$(address_of early):8080" \
+        "$(value service/backend '{.spec.clusterIP}'):3306" "$(node_address):10250"; do
+        outside curl -s --max-time 2 "$url" >"$scratch/outside-${url//[:.]/-}" & asked+=($!)
+    done
+    wait "${asked[@]}"
+    ip link delete fl-in
+    end_servants
+    ! grep -l . "$scratch"/outside-* || because "it was answered: $(cat "$scratch"/outside-* | head -c 300)"
+}
+
 point_4() {
+    point 4.tools start_tools
     point 4.port six_thousand
     point 4.service expose_backend
     point 4.balanced balanced
@@ -62,4 +133,17 @@ point_4() {
     point 4.external-name external_name
     point 4.itself itself
     point 4.affinity affinity
+    point 4.srv names_of_ports
+    point 4.ptr names_of_addresses
+    point 4.named named_target_port
+    point 4.udp datagrams
+    point 4.no-selector without_selector
+    point 4.taken-port taken_port_waits
+    # The other form is told an address of the machine.
+    if [ "$form" = together ]; then
+        point 4.listeners nothing_listens_outside
+        point 4.outside outside_gets_nothing "$(value service/backend-node '{.spec.ports[0].nodePort}')"
+    fi
+    k delete -f "$here/first-light/services.yaml" --wait=false --grace-period=1 >/dev/null 2>&1
+    k delete -f "$here/first-light/endpoints.yaml" --wait=false >/dev/null 2>&1
 }

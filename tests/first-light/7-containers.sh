@@ -17,10 +17,25 @@ inits_in_order() {
 sidecar_runs() {
     [ -n "$(value pod/inits '{.status.initContainerStatuses[?(@.name=="sidecar")].state.running.startedAt}')" ] || because "it does not run"
 }
+# Both write into a folder of the machine when they begin and when they end; what ends takes a while, so that an order
+# that is no order shows.
+sidecar_is_first_and_last() {
+    mkdir -p "$scratch/diary"
+    sed "s#DIARY#$scratch/diary#" "$here/first-light/sidecar.yaml" | k apply -f - >/dev/null && ready_pod diary || return 1
+    k delete pod diary >/dev/null || return 1
+    equals "$(tr '\n' ' ' <"$scratch/diary/lines")" 'sidecar begins main begins main ends sidecar ends '
+}
+# A pod whose mains have done their work is done, whatever its sidecars would still do.
+sidecar_ends_with_the_work() {
+    k apply -f "$here/first-light/work.yaml" >/dev/null || return 1
+    k wait pod/work --for=jsonpath='{.status.phase}'=Succeeded --timeout=50s >/dev/null || because "$(k get pod work --no-headers)"
+}
 point_7() {
     point 7.localhost two_containers
     point 7.empty-dir shared_folder
     point 7.inits inits_in_order
     point 7.sidecar sidecar_runs
-    k delete pod inits --wait=false >/dev/null 2>&1
+    point 7.sidecar-order sidecar_is_first_and_last
+    point 7.sidecar-work sidecar_ends_with_the_work
+    k delete pod inits work --wait=false >/dev/null 2>&1
 }

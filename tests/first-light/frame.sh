@@ -2,9 +2,12 @@
 
 instance="fl$$"
 scratch=$(mktemp -d /tmp/first-light-XXXXXX)
-export KUBECONFIG="$scratch/kubeconfig"
+# As kubectl takes it: several files, of which some may not exist.
+export KUBECONFIG="$scratch/absent:$scratch/kubeconfig"
 failed=0
 reason=""
+# Processes that serve some points, as registries do.
+servants=()
 
 # How the house stands: it brings `ondol` and what else differs.
 form="${FIRST_LIGHT_FORM:-together}"
@@ -43,11 +46,31 @@ prints() { local wanted=$1 out; shift; out=$("$@" 2>&1) || { because "$*: $out";
 value() { k get "$1" -o "jsonpath=$2" 2>/dev/null; }
 value_is() { equals "$(value "$1" "$2")" "$3"; }
 ready_is() { value_is "$1" '{.status.readyReplicas}' "$2"; }
+# refused WORDS COMMAND...: it fails, and says these.
+refused() { local wanted=$1 out; shift; out=$("$@" 2>&1) && { because "it was taken: $*"; return 1; }; has "$out" "$wanted"; }
+ready_pod() { k wait "pod/$1" --for=condition=Ready --timeout=50s >/dev/null || because "pod/$1 is not ready: $(k get pod "$1" --no-headers 2>&1)"; }
+address_of() { value "pod/$1" '{.status.podIP}'; }
+# event_says KIND/NAME WORDS: an Event about it has them.
+event_says() { prints "$2" k events --for "$1" --no-headers; }
+node_name() { k get nodes -o 'jsonpath={.items[0].metadata.name}'; }
+node_address() { k get nodes -o 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'; }
 any_pod() { k get pods -l "app=$1" --field-selector=status.phase=Running -o 'jsonpath={.items[0].metadata.name}'; }
 fetch() { curl -sS --max-time 5 "$@"; }
 get_in_pod() { k exec "$1" -- /bin/get "$2"; }
 # Whether the process of an instance of ours has started everything.
 is_up() { "$ONDOL" --instance "$1" status -o json 2>/dev/null | grep -q '"ready": *true'; }
+
+# terminal COMMAND...: runs it on a terminal of its own, and shows what it wrote there.
+terminal() { timeout 60 script -qefc "$(printf '%q ' "$@")" /dev/null; }
+# background COMMAND...: runs it until `end_background`; what it says goes into $scratch/background.
+background() { timeout 60 "$@" >"$scratch/background" 2>&1 & shadow=$!; }
+background_says() { grep -qE -e "$1" "$scratch/background"; }
+end_background() { kill "$shadow" 2>/dev/null; wait "$shadow" 2>/dev/null; }
+# serve COMMAND...: runs it until `end_servants`.
+serve() { "$@" >"$scratch/served" 2>&1 & servants+=($!); }
+# Whether a process has come into a network namespace of its own.
+has_own_network() { [ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/self/ns/net)" ]; }
+end_servants() { kill "${servants[@]}" 2>/dev/null; wait "${servants[@]}" 2>/dev/null; servants=(); }
 
 # The machine as it is, whole: what of us could be left on it.
 snapshot() {
@@ -88,6 +111,7 @@ traces_of() {
 
 clean_up() {
     [ -n "${load:-}" ] && kill "$load" 2>/dev/null
+    [ ${#servants[@]} -eq 0 ] || end_servants
     [ -n "${listener:-}" ] && kill "$listener" 2>/dev/null
     ondol down --wipe --yes >"$scratch/wipe" 2>&1
     "$ONDOL" --instance "${second:-none}" down --wipe --yes >"$scratch/wipe" 2>&1
@@ -98,14 +122,17 @@ clean_up() {
 start_load() {
     : >"$scratch/load"
     ( while :; do
-        curl -s -o /dev/null --max-time 5 -w '%{http_code}\n' "$1" >>"$scratch/load"
+        # When it began, in microseconds; what came.
+        began=${EPOCHREALTIME/./}
+        curl -s -o "$scratch/load.body" --max-time 5 -w "$began %{http_code} " "$1" >>"$scratch/load"
+        grep -o '"version": *"[^"]*"' "$scratch/load.body" >>"$scratch/load" || echo >>"$scratch/load"
     done ) &
     load=$!
 }
 stop_load() {
     kill "$load" 2>/dev/null; wait "$load" 2>/dev/null; load=""
     local all bad
-    all=$(wc -l <"$scratch/load"); bad=$(grep -vc '^200$' "$scratch/load")
+    all=$(wc -l <"$scratch/load"); bad=$(grep -vc '^[0-9]* 200 ' "$scratch/load")
     [ "$all" -gt 10 ] || { because "only $all requests were made"; return 1; }
-    [ "$bad" -eq 0 ] || because "$bad of $all requests failed: $(grep -v '^200$' "$scratch/load" | sort | uniq -c | tr '\n' ' ')"
+    [ "$bad" -eq 0 ] || because "$bad of $all requests failed: $(grep -v '^[0-9]* 200 ' "$scratch/load" | cut -d' ' -f2 | sort | uniq -c | tr '\n' ' ')"
 }

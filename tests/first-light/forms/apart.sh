@@ -9,7 +9,7 @@ node=house
 
 raise_house() {
     unshare --net sleep infinity & holder=$!
-    within 5 has_namespace_of_its_own || return 1
+    within 5 has_own_network "$holder" || return 1
     ip link add to-server type veth peer name to-agent netns "$holder"
     # Addresses that the kernel gives by itself would come late and look like something left behind.
     ip link set to-server addrgenmode none
@@ -19,8 +19,13 @@ raise_house() {
     in_server ip address add "$server_address/30" dev to-agent
     in_server ip link set to-agent up
     in_server ip link set lo up
+    # The kernel tells of a carrier, and adds routes for it, a moment later.
+    within 10 carry
 }
-has_namespace_of_its_own() { [ "$(readlink "/proc/$holder/ns/net")" != "$(readlink /proc/self/ns/net)" ]; }
+carry() {
+    ip link show to-server | grep -q LOWER_UP && in_server ip link show to-agent | grep -q LOWER_UP \
+        && ip -6 route show table all dev to-server | grep -q ff00 && in_server ip -6 route show table all dev to-agent | grep -q ff00
+}
 in_server() { nsenter --net="/proc/$holder/ns/net" "$@"; }
 in_networks() { "$@"; in_server "$@"; }
 
