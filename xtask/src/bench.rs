@@ -11,9 +11,10 @@ use crate::pods;
 use crate::project::Project;
 
 /// Each benchmark: its name, the package and the benchmark binary of it, what it measures.
-const BENCHES: [(&str, &str, &str, &str); 3] = [
+const BENCHES: [(&str, &str, &str, &str); 4] = [
     ("store", "store", "engine", "Durable commits of the engine alone, recovery, memory"),
     ("net", "net", "packets", "Loading 1,000 Services with 3 endpoints, and changing one"),
+    ("scheduler", "scheduler", "placing", "Placing pods on 5,000 nodes with one core"),
     ("sandbox", "sandbox", "start", "Starting a pod process and a container in it"),
 ];
 
