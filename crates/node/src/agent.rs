@@ -14,6 +14,7 @@ use base::Stop;
 use control::mirror::{Change, Mirror};
 use control::world::view;
 use k8s_openapi::api::core::v1 as core;
+use rustix::process::Signal;
 use sandbox::{Adopted, Sandbox};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -23,6 +24,10 @@ use crate::pod::worker::{Desired, Worker};
 
 /// How often log folders and directories of pods that are long gone are looked for.
 const SWEEP: Duration = Duration::from_secs(300);
+/// What an end may take beyond the time of the containers.
+const END_SLACK: Duration = Duration::from_secs(5);
+/// Time for containers whose pod is not known: what a pod has that says nothing.
+const STRANGERS_GRACE: Duration = Duration::from_secs(30);
 
 /// All pods of this node.
 pub struct Agent {
@@ -32,12 +37,15 @@ pub struct Agent {
     empty: Notify,
 }
 
+/// The pods of `node` as the API server has them. The agent that it is given to feeds it.
+pub fn pods_of(node: &str) -> Arc<Mirror> {
+    Arc::new(Mirror::selecting(Collection::new(&PODS, ""), "", &format!("spec.nodeName={node}")))
+}
+
 impl Agent {
     /// An agent that is told of pods by the API server, beginning with those whose sandboxes an earlier agent has
-    /// left. Call [`Agent::start`] once.
-    pub fn new(context: Arc<Context>) -> Arc<Self> {
-        let selector = format!("spec.nodeName={}", context.settings.node);
-        let pods = Arc::new(Mirror::selecting(Collection::new(&PODS, ""), "", &selector));
+    /// left. `pods` is of [`pods_of`] this node. Call [`Agent::start`] once.
+    pub fn new(context: Arc<Context>, pods: Arc<Mirror>) -> Arc<Self> {
         Arc::new(Self { context, pods, workers: Mutex::default(), empty: Notify::new() })
     }
 
@@ -84,14 +92,50 @@ impl Agent {
         }
     }
 
-    /// Ends the sandboxes of all pods and keeps their objects, as before a shutdown of the machine: mains get their
-    /// time, at most `timeout` for all.
+    /// Ends the sandboxes of all pods and keeps their objects, as before a shutdown of the machine: containers get
+    /// their time, at most `timeout` for all. Call it when the agent has been stopped.
     pub async fn end_all(&self, timeout: Duration) {
         let workers = self.workers();
         let all = futures::future::join_all(workers.iter().map(|worker| worker.shut_down(timeout)));
-        if self.context.clock.timeout(timeout + Duration::from_secs(5), all).await.is_none() {
+        if self.context.clock.timeout(timeout + END_SLACK, all).await.is_none() {
             warn!("some pods took longer to end than they were given");
         }
+        self.end_strangers(timeout).await;
+    }
+
+    /// Ends what no worker knows of: sandboxes of an earlier agent whose pods we have never heard of, because the
+    /// server did not answer, and those that were finished after their worker had ended.
+    async fn end_strangers(&self, timeout: Duration) {
+        let found = match self.context.sandboxes.adopt().await {
+            Ok(found) => found,
+            Err(error) => return warn!(%error, "sandboxes could not be looked for"),
+        };
+        let ends = found.into_iter().map(|found| async {
+            let removed = match found {
+                Adopted::Live(sandbox) => {
+                    self.end_containers(&sandbox, timeout.min(STRANGERS_GRACE)).await;
+                    sandbox.remove().await
+                }
+                Adopted::Lost(remains) => remains.remove().await,
+            };
+            if let Err(error) = removed {
+                warn!(%error, "a sandbox could not be removed");
+            }
+        });
+        futures::future::join_all(ends).await;
+    }
+
+    async fn end_containers(&self, sandbox: &Sandbox, grace: Duration) {
+        let state = sandbox.state();
+        for container in state.containers.values().filter(|container| container.is_running()) {
+            if let Err(error) = sandbox.signal(&container.attempt, Signal::TERM.as_raw()).await {
+                warn!(container = %container.attempt, %error, "a container could not be told to end");
+            }
+        }
+        let mut states = sandbox.watch();
+        let ended =
+            states.wait_for(|state| state.lost || !state.containers.values().any(|one| one.is_running()));
+        let _ = self.context.clock.timeout(grace, ended).await;
     }
 
     /// Returns when no pod is left.

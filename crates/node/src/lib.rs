@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod context;
+pub mod health;
 pub mod machine;
 pub mod network;
 pub mod pod;

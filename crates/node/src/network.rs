@@ -69,6 +69,7 @@ pub struct BridgeNetwork(Arc<Inner>);
 
 struct Inner {
     network: Network,
+    bridge: String,
     mtu: u32,
     gateways: Vec<IpAddr>,
     router_before: bool,
@@ -99,6 +100,7 @@ impl BridgeNetwork {
         info!(bridge = bridge.name, "the bridge is up");
         Ok(Self(Arc::new(Inner {
             network,
+            bridge: bridge.name,
             mtu: settings.mtu,
             gateways: ranges.iter().map(Ipam::gateway).collect(),
             router_before: record.0.get(FORWARDING).is_some_and(|value| value == "1"),
@@ -109,6 +111,16 @@ impl BridgeNetwork {
     /// The bridge's own addresses, at which pods find this machine.
     pub fn gateways(&self) -> &[IpAddr] {
         &self.0.gateways
+    }
+
+    /// Whether the bridge is still there; otherwise why no pod gets a network. Acts on the network namespace in which
+    /// it was opened. Blocks for some microseconds.
+    pub fn check(&self) -> Result<(), String> {
+        match self.0.network.mtu(&self.0.bridge) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(format!("the bridge {} is gone; restart ondol to make it anew", self.0.bridge)),
+            Err(error) => Err(format!("the network cannot be looked at: {}", told(&error))),
+        }
     }
 
     /// Whether the machine was a router before us. If not, nothing but pods' packets is to be forwarded.

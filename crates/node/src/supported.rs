@@ -47,7 +47,6 @@ const CONTAINER: &[(&str, Rule)] = &[
     ("ports[].name", Supported),
     ("ports[].containerPort", Supported),
     ("ports[].protocol", Supported),
-    // See `host_ports`.
     ("ports[].hostPort", Supported),
     ("ports[].hostIP", Supported),
     ("envFrom[].prefix", Supported),
@@ -90,7 +89,13 @@ const CONTAINER: &[(&str, Rule)] = &[
     ("volumeMounts[].mountPath", Supported),
     ("volumeMounts[].subPath", Supported),
     ("volumeMounts[].subPathExpr", Supported),
-    ("volumeMounts[].mountPropagation", Supported),
+    (
+        "volumeMounts[].mountPropagation",
+        Only(
+            &["None", "HostToContainer"],
+            "what a container mounts never reaches the host; use HostToContainer",
+        ),
+    ),
     ("volumeMounts[].bindMountOptions", Refused("options of bind mounts are not supported; remove them")),
     ("volumeDevices", Refused("block volumes are not supported; mount a file system with volumeMounts")),
     ("lifecycle.stopSignal", Supported),
@@ -132,7 +137,12 @@ const ACTION: &[(&str, Rule)] = &[
 
 /// What else a probe has.
 const PROBE: &[(&str, Rule)] = &[
-    ("grpc", Refused("gRPC probes are not supported on this node yet; use httpGet, tcpSocket or exec")),
+    ("grpc.port", Supported),
+    ("grpc.service", Supported),
+    (
+        "grpc.mode",
+        Only(&["Plaintext"], "gRPC probes speak without TLS here; use Plaintext, tcpSocket or exec"),
+    ),
     ("initialDelaySeconds", Supported),
     ("timeoutSeconds", Supported),
     ("periodSeconds", Supported),
@@ -276,49 +286,8 @@ pub fn check(pod: &Value) -> Vec<Unsupported> {
         for (name, value) in spec.iter() {
             walk(value, name.to_string(), name.to_string(), &mut found);
         }
-        host_ports(pod, &mut found);
-        unbounded_disk(pod, &mut found);
     }
     found
-}
-
-/// A pod in the host's network listens on its host ports by itself; to other pods nothing leads there.
-fn host_ports(pod: &Value, found: &mut Vec<Unsupported>) {
-    if pod.bool_at(&["spec", "hostNetwork"]) == Some(true) {
-        return;
-    }
-    for list in ["initContainers", "containers"] {
-        for (index, container) in pod.array_at(&["spec", list]).iter().enumerate() {
-            for (number, port) in container.array_at(&["ports"]).iter().enumerate() {
-                if port.int_at(&["hostPort"]).is_some_and(|port| port > 0) {
-                    let why = "host ports are not supported on this node yet; use a Service of type NodePort";
-                    let path = format!("spec.{list}[{index}].ports[{number}].hostPort");
-                    found.push(Unsupported { path, why: why.to_owned(), refused: true });
-                }
-            }
-        }
-    }
-}
-
-/// Nobody measures what pods write to the disk.
-fn unbounded_disk(pod: &Value, found: &mut Vec<Unsupported>) {
-    let mut tell = |path: String| {
-        let why = "what pods write to the disk is not limited on this node yet".to_owned();
-        found.push(Unsupported { path, why, refused: false });
-    };
-    for (index, volume) in pod.array_at(&["spec", "volumes"]).iter().enumerate() {
-        let on_disk = volume.str_at(&["emptyDir", "medium"]) != Some("Memory");
-        if on_disk && volume.at(&["emptyDir", "sizeLimit"]).is_some() {
-            tell(format!("spec.volumes[{index}].emptyDir.sizeLimit"));
-        }
-    }
-    for list in ["initContainers", "containers"] {
-        for (index, container) in pod.array_at(&["spec", list]).iter().enumerate() {
-            if container.at(&["resources", "limits", "ephemeral-storage"]).is_some() {
-                tell(format!("spec.{list}[{index}].resources.limits[ephemeral-storage]"));
-            }
-        }
-    }
 }
 
 /// `pattern` is the path with `[]` for every index, `path` the same with its numbers.
@@ -541,27 +510,13 @@ mod tests {
     }
 
     #[test]
-    fn host_ports_need_the_hosts_network_and_limits_of_the_disk_are_reported() {
-        let containers = json!([{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
-        check_spec(
-            json!({"containers": (containers.clone())}),
-            &[("spec.containers[0].ports[0].hostPort", true)],
-        );
-        check_spec(json!({"containers": containers, "hostNetwork": true}), &[]);
-        let volumes = json!([
-            {"name": "a", "emptyDir": {"sizeLimit": "1Gi"}},
-            {"name": "b", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}}
-        ]);
-        check_spec(json!({"volumes": volumes}), &[("spec.volumes[0].emptyDir.sizeLimit", false)]);
-    }
-
-    #[test]
     fn what_is_not_honoured_is_named() {
         check_spec(
             json!({
                 "containers": [
-                    {"name": "a", "resources": {"limits": {"hugepages-2Mi": "4Mi"}}, "restartPolicy": "Never"},
-                    {"name": "b", "startupProbe": {"grpc": {"port": 80}}, "volumeDevices": [{"name": "x"}],
+                    {"name": "a", "resources": {"limits": {"hugepages-2Mi": "4Mi"}}, "restartPolicy": "Never",
+                     "volumeMounts": [{"mountPropagation": "Bidirectional"}, {"mountPropagation": "None"}]},
+                    {"name": "b", "startupProbe": {"grpc": {"port": 80, "mode": "TLS"}}, "volumeDevices": [{"name": "x"}],
                      "securityContext": {"appArmorProfile": {"type": "Localhost"}}}
                 ],
                 "ephemeralContainers": [{"name": "c"}],
@@ -576,8 +531,9 @@ mod tests {
             &[
                 ("spec.containers[0].resources.limits", true),
                 ("spec.containers[0].restartPolicy", true),
+                ("spec.containers[0].volumeMounts[0].mountPropagation", true),
                 ("spec.containers[1].securityContext.appArmorProfile.type", true),
-                ("spec.containers[1].startupProbe.grpc", true),
+                ("spec.containers[1].startupProbe.grpc.mode", true),
                 ("spec.containers[1].volumeDevices", true),
                 ("spec.ephemeralContainers", true),
                 ("spec.hostUsers", true),

@@ -129,7 +129,7 @@ impl Admin {
         let (parts, body) = request.into_parts();
         let query = Pairs::parse(parts.uri.query())?;
         match (parts.method.as_str(), parts.uri.path()) {
-            ("GET", "/status") => Ok(document(&self.status())),
+            ("GET", "/status") => Ok(document(&self.status().await)),
             ("POST", "/progress") => Ok(self.follow_progress()),
             ("GET", "/objects") => self.objects(&query).await,
             ("POST", "/down") => self.down(&read(body).await?).await,
@@ -166,7 +166,7 @@ impl Admin {
         self.parts()?.server.as_ref().context("this instance is an agent: ask at its server")
     }
 
-    fn status(&self) -> Value {
+    async fn status(&self) -> Value {
         let uptime = self.ground.clock.monotonic().saturating_sub(self.started);
         let mut status = json!({
             "instance": self.layout.instance.name(),
@@ -175,7 +175,7 @@ impl Admin {
             "role": self.role,
             "pid": std::process::id(),
             "uptimeSeconds": uptime.as_secs(),
-            "memoryBytes": memory_bytes(),
+            "memoryBytes": self.memory_bytes().await,
             "dataDir": self.layout.data,
             "ready": self.progress.borrow().ready,
         });
@@ -190,6 +190,17 @@ impl Admin {
             }
         }
         status
+    }
+
+    /// Memory of all our processes in proportion (Pss): this one, and those that hold pods.
+    async fn memory_bytes(&self) -> Option<u64> {
+        let own = memory_bytes()?;
+        let node = self.parts.get().and_then(|parts| parts.node.as_ref());
+        let sandboxes =
+            node.into_iter().flat_map(|node| node.agent.workers()).filter_map(|worker| worker.sandbox());
+        let held =
+            sandboxes.map(|sandbox| async move { sandbox.overhead().await.map_or(0, |cost| cost.pss_bytes) });
+        Some(own + futures::future::join_all(held).await.into_iter().sum::<u64>())
     }
 
     /// Every step so far, then each as it comes, until all is ready.
@@ -337,7 +348,7 @@ fn pods(server: &Server) -> Value {
     json!({"total": trees.len(), "running": running, "ready": ready})
 }
 
-/// Memory that is ours in proportion.
+/// Memory of this process in proportion.
 fn memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = text.lines().find(|line| line.starts_with("Pss:"))?;

@@ -118,6 +118,7 @@ impl Node {
         let address = wishes.address.unwrap_or(bridge);
         let config = sandbox::Config { run_dir: layout.sandboxes(), cgroup_root: layout.cgroup_root() };
         let sandboxes = Sandboxes::open(config, clock.clone(), lasting()).await?;
+        let health = node::health::of(network.clone(), sandboxes.clone(), vec![layout.pods(), layout.logs()]);
         let machine = Machine::read(&layout.data).context("the machine cannot be examined")?;
 
         let mut world = World::new();
@@ -125,7 +126,8 @@ impl Node {
         let world = Arc::new(world);
         let (recorder, writer) = Recorder::new("kubelet", &wishes.name);
         control::recorder::start(writer, api.clone(), clock.clone(), &tasks, stop.clone());
-        start_services(layout, wishes, &network, address, &world, &recorder, ground, packets).await?;
+        let pods = node::agent::pods_of(&wishes.name);
+        start_services(layout, wishes, &network, address, &world, &pods, &recorder, ground, packets).await?;
         world.start(&api, &clock, &tasks, &stop);
 
         let agent_cell: Arc<OnceLock<Weak<Agent>>> = Arc::default();
@@ -152,13 +154,13 @@ impl Node {
             references,
             services: Arc::new(move |namespace| services::environment(&environment, namespace)),
         });
-        let agent = Agent::new(context);
+        let agent = Agent::new(context, pods);
         // Set once, here.
         let _ = agent_cell.set(Arc::downgrade(&agent));
         agent.start().await?;
         let own = Ground { tasks: tasks.clone(), stop, ..ground.clone() };
         serve(layout, wishes, &agent, serving, &[address, bridge], &machine, api.clone(), &own)?;
-        register(layout, wishes, address, machine, api, &images, &own);
+        register(layout, wishes, address, machine, api, &images, health, &own);
         Ok(Self { agent, images, puller, bridge, address, stopper, tasks, clock })
     }
 
@@ -292,21 +294,27 @@ async fn given_range(mirror: &Mirror, api: &dyn Api, name: &str, ground: &Ground
 }
 
 async fn open_network(layout: &Layout, wishes: &Wishes, range: Cidr) -> anyhow::Result<BridgeNetwork> {
-    let settings = node::network::Settings {
-        instance: layout.instance.clone(),
-        pod_ranges: vec![range],
-        service_ranges: vec![wishes.service_range],
-        mtu: mtu(),
-        record: layout.network_record(),
-    };
-    blocking(move || Ok(BridgeNetwork::open(&settings)?)).await
+    let (instance, service_range, record) =
+        (layout.instance.clone(), wishes.service_range, layout.network_record());
+    blocking(move || {
+        let mtu = mtu(&instance);
+        let settings = node::network::Settings {
+            instance,
+            pod_ranges: vec![range],
+            service_ranges: vec![service_range],
+            mtu,
+            record,
+        };
+        Ok(BridgeNetwork::open(&settings)?)
+    })
+    .await
 }
 
-/// What leaves the machine must fit its own link.
-fn mtu() -> u32 {
-    let link = facts::default_link();
-    let text = link.and_then(|link| std::fs::read_to_string(format!("/sys/class/net/{link}/mtu")).ok());
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_BYTES)
+/// What leaves the machine must fit its own link. Asked of the kernel, for `/sys` shows the links of the namespace in
+/// which it was mounted, which need not be ours.
+fn mtu(instance: &net::instance::Instance) -> u32 {
+    let asked = || net::link::Network::open(instance).ok()?.mtu(&facts::default_link()?).ok()?;
+    asked().unwrap_or(MTU_BYTES)
 }
 
 #[expect(clippy::too_many_arguments, reason = "this is wiring: each is a part that was just made")]
@@ -316,6 +324,7 @@ async fn start_services(
     network: &BridgeNetwork,
     address: IpAddr,
     world: &Arc<World>,
+    pods: &Arc<Mirror>,
     recorder: &Recorder,
     ground: &Ground,
     packets: &tokio::runtime::Handle,
@@ -344,12 +353,13 @@ async fn start_services(
         domain: DOMAIN.to_owned(),
         dns: Some(net::dns::Config { addresses: names, upstreams: upstreams(&resolv_conf()) }),
     };
-    let (world, recorder, ground) = (world.clone(), recorder.clone(), ground.clone());
+    let (world, pods, recorder, ground) = (world.clone(), pods.clone(), recorder.clone(), ground.clone());
     // Names and loopback ports have a runtime of their own, so that a busy server delays no packet.
     let _entered = packets.enter();
     let own = Tasks::new();
     let hands = services::Hands {
         world,
+        pods,
         rules,
         recorder,
         clock: ground.clock,
@@ -374,6 +384,7 @@ fn settings(layout: &Layout, wishes: &Wishes, address: IpAddr, machine: &Machine
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "this is wiring: each is a part that was just made")]
 fn register(
     layout: &Layout,
     wishes: &Wishes,
@@ -381,6 +392,7 @@ fn register(
     machine: Machine,
     api: Arc<dyn Api>,
     images: &image::Store,
+    health: register::Health,
     ground: &Ground,
 ) {
     let settings = register::Settings {
@@ -390,7 +402,6 @@ fn register(
         data_dir: layout.data.clone(),
         version: cli::arguments::VERSION.to_owned(),
     };
-    let health: register::Health = Arc::new(|| Ok(()));
     let registration =
         Registration::new(settings, machine, api, ground.clock.clone(), images.clone(), health);
     let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());

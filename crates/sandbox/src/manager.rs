@@ -89,6 +89,26 @@ impl Sandboxes {
         .await
     }
 
+    /// Whether sandboxes can be made at present: the run directory and the control groups are still there. Blocks for
+    /// some microseconds.
+    pub fn check(&self) -> Result<(), Error> {
+        let run_dir = &self.0.config.run_dir;
+        if !run_dir.is_dir() {
+            return Err(Error::Machine {
+                what: format!("the directory {}", run_dir.display()),
+                hint: "restart ondol to make it anew".to_owned(),
+            });
+        }
+        let mounts = self.0.tree.layout().pod_mounts();
+        match mounts.into_iter().find(|mount| !mount.join("cgroup.procs").exists()) {
+            None => Ok(()),
+            Some(mount) => Err(Error::Machine {
+                what: format!("control groups at {}", mount.display()),
+                hint: "mount them again".to_owned(),
+            }),
+        }
+    }
+
     /// Makes a sandbox. On failure nothing is left of it.
     pub async fn create(&self, spec: Spec) -> Result<Sandbox, Error> {
         prepare::check(&spec)?;

@@ -169,6 +169,11 @@ impl Network {
         Ok(Bridge { name, index: link.index })
     }
 
+    /// The largest packet of any link of this namespace, in bytes; `None` if there is no such link.
+    pub fn mtu(&self, name: &str) -> Result<Option<u32>, LinkError> {
+        Ok(find_link(&mut self.lock(), name)?.map(|link| link.mtu))
+    }
+
     /// Gives a pod its link: the pair, the pod's `lo`, addresses and default routes. Whatever was there under the
     /// same key is replaced. The link dies with the pod's namespace.
     pub fn attach(&self, attachment: &Attachment<'_>) -> Result<Attached, LinkError> {

@@ -112,8 +112,12 @@ pub fn spec(parts: Parts) -> Result<ContainerSpec, ConfigError> {
     })
 }
 
-/// The host name of a pod: what it asks for, or its name, cut to what the kernel takes.
+/// The host name of a pod: what it asks for, or its name, cut to what the kernel takes. In the host's network it is
+/// the host's.
 pub fn hostname(object: &Object, pod: &core::Pod) -> String {
+    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
     let asked = pod.spec.as_ref().and_then(|spec| spec.hostname.as_deref()).filter(|name| !name.is_empty());
     let name = asked.unwrap_or(object.name());
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()

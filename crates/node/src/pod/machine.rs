@@ -413,6 +413,28 @@ mod tests {
         assert_eq!(next(&wanted, &seen(&[("a", long, 7)]), at(700)).steps, [start("a", 8)]);
     }
 
+    /// A container that ends a second after each start, under a clock that jumps from one wake to the next.
+    #[test]
+    fn a_crashing_container_waits_twice_as_long_each_time() {
+        let wanted = wanted(&[("a", Role::Main, Restart::Always)]);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        for restarts in 0..9 {
+            let ended_at = now + Duration::from_secs(1);
+            let crashed = Some(Attempt::Ended { code: 1, started_at: now, finished_at: ended_at });
+            let seen = seen(&[("a", crashed, restarts)]);
+            now = ended_at;
+            let asked = next(&wanted, &seen, now);
+            now += asked.wake.unwrap_or_default();
+            waits.push(now.duration_since(ended_at).as_secs());
+            if let Some(wake) = asked.wake {
+                let early = now - Duration::from_millis(1);
+                assert!(asked.steps.is_empty() && next(&wanted, &seen, early).steps.is_empty(), "{wake:?}");
+            }
+            assert_eq!(next(&wanted, &seen, now).steps, [start("a", restarts + 1)]);
+        }
+        assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300, 300]);
+    }
+
     #[test]
     fn a_pod_that_never_restarts_completes() {
         let wanted = wanted(&[("s", Role::Sidecar, Restart::Always), ("a", Role::Main, Restart::Never)]);

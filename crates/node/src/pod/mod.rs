@@ -2,6 +2,8 @@
 //! ([`worker`]) and the steps that it takes.
 
 pub mod container;
+pub mod disk;
+mod earlier;
 pub mod environment;
 mod health;
 mod images;

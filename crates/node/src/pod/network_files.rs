@@ -95,6 +95,13 @@ fn add(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
     }
 }
 
+/// The `/etc/hosts` of a pod in the host's network: the host's own, with the pod's aliases.
+pub fn hosts_of_host(own: &str, spec: &core::PodSpec) -> String {
+    let mut text = format!("# Kubernetes-managed hosts file (host network).\n{own}");
+    add_aliases(&mut text, spec);
+    text
+}
+
 /// The pod's `/etc/hosts`.
 pub fn hosts(hostname: &str, domain: Option<&str>, ips: &[IpAddr], spec: &core::PodSpec) -> String {
     let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -106,6 +113,11 @@ pub fn hosts(hostname: &str, domain: Option<&str>, ips: &[IpAddr], spec: &core::
             None => text.push_str(&format!("{ip}\t{hostname}\n")),
         }
     }
+    add_aliases(&mut text, spec);
+    text
+}
+
+fn add_aliases(text: &mut String, spec: &core::PodSpec) {
     let aliases: Vec<_> = spec.host_aliases.iter().flatten().collect();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
@@ -114,7 +126,6 @@ pub fn hosts(hostname: &str, domain: Option<&str>, ips: &[IpAddr], spec: &core::
             text.push_str(&format!("{}\t{names}\n", alias.ip));
         }
     }
-    text
 }
 
 #[cfg(test)]
@@ -142,6 +153,21 @@ mod tests {
             ..core::PodSpec::default()
         };
         assert_eq!(resolv_conf(&settings(), "a", &spec), expect);
+    }
+
+    #[test]
+    fn a_pod_in_the_hosts_network_has_the_hosts_names_and_its_own_aliases() {
+        let alias = core::HostAlias { ip: "192.0.2.1".into(), hostnames: Some(vec!["a".into(), "b".into()]) };
+        let spec = core::PodSpec { host_aliases: Some(vec![alias]), ..core::PodSpec::default() };
+        assert_eq!(
+            hosts_of_host("127.0.0.1 localhost\n", &spec),
+            "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n\n\
+             # Entries added by HostAliases.\n192.0.2.1\ta\tb\n"
+        );
+        let ip = ["10.1.0.5".parse().unwrap()];
+        assert!(hosts("web", Some("web.sub.svc"), &ip, &spec).ends_with(
+            "10.1.0.5\tweb.web.sub.svc\tweb\n\n# Entries added by HostAliases.\n192.0.2.1\ta\tb\n"
+        ));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The steps that bring a pod up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use sandbox::{Attempt, Resources, Root, Scope, User};
+use tracing::warn;
 
 use crate::pod::container::{self, Parts, hostname, shares};
 use crate::pod::environment::{Facts, of_services, variables};
@@ -20,6 +21,9 @@ use crate::volume;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for a container whose hook failed.
 const HOOK_FAILURE_GRACE: Duration = Duration::from_secs(30);
+
+/// Where the files of `/etc` are that all containers of a pod share, in its directory.
+const ETC: &str = "etc";
 
 /// The files of a container's attempt on the node.
 struct Layout {
@@ -108,8 +112,15 @@ impl Worker {
             }
         };
         let (directory, kept) = (self.directory(), ips.clone());
-        let written =
-            tokio::task::spawn_blocking(move || crate::agent::write_addresses(&directory, &kept)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            // Names of an earlier sandbox lead to its address; the first container has them made anew.
+            match std::fs::remove_dir_all(directory.join(ETC)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            crate::agent::write_addresses(&directory, &kept)
+        })
+        .await;
         if let Ok(Err(error)) = written {
             let _ = sandbox.remove().await;
             return Err(error.to_string());
@@ -220,6 +231,7 @@ impl Worker {
                 }
                 self.live().containers.entry(name.to_owned()).or_default().user = Some(who);
                 self.note(Some(name), false, "Started", "Container started");
+                self.forget_older(desired, &sandbox, &attempt).await;
                 Ok(attempt)
             }
             // The attempt is over and known to the sandbox: its end is answered like any other.
@@ -235,6 +247,38 @@ impl Worker {
         }
     }
 
+    /// Lets go of all attempts but this and the one before, which can still be asked for: of their control groups,
+    /// logs and last words. A container that crashes for ever must not fill the node.
+    async fn forget_older(&self, desired: &Desired, sandbox: &sandbox::Sandbox, attempt: &Attempt) {
+        let is_old = |number: u32| number + 1 < attempt.number;
+        let state = sandbox.state();
+        let known =
+            state.containers.keys().filter(|other| other.name == attempt.name && is_old(other.number));
+        for old in known {
+            if let Err(error) = sandbox.forget(old).await {
+                warn!(container = %old, %error, "what an attempt has left could not be removed");
+            }
+        }
+        let logs = self.log_path(desired, &attempt.name, attempt.number);
+        let files = self.directory().join("containers").join(&attempt.name);
+        let (folders, newest) =
+            ([logs.parent().map(Path::to_owned).unwrap_or_default(), files], attempt.number);
+        let removed = tokio::task::spawn_blocking(move || {
+            let entries =
+                folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+            for entry in entries {
+                // `<attempt>.log`, `<attempt>.log.<time>`, `<attempt>.termination`.
+                let name = entry.file_name();
+                let number = name.to_str().and_then(|name| name.split_once('.')?.0.parse::<u32>().ok());
+                if number.is_some_and(|number| number + 1 < newest) && entry.path().is_file() {
+                    // What cannot be removed now is removed with the pod.
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        });
+        let _ = removed.await;
+    }
+
     /// The files of a container's attempt on the node. Blocking.
     fn lay_out(
         &self,
@@ -247,15 +291,21 @@ impl Worker {
     ) -> Result<Layout, String> {
         let failed = |error: std::io::Error| format!("the node's disk: {error}");
         let directory = self.directory();
-        let etc = directory.join("etc");
+        let etc = directory.join(ETC);
         std::fs::create_dir_all(&etc).map_err(failed)?;
         let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
         let host = hostname(object, pod);
         let domain = spec.subdomain.as_ref().filter(|name| !name.is_empty());
         let domain = domain
             .map(|sub| format!("{sub}.{}.svc.{}", object.namespace(), self.context.settings.cluster_domain));
+        let hosts = if spec.host_network == Some(true) {
+            let own = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            network_files::hosts_of_host(&own, spec)
+        } else {
+            network_files::hosts(&host, domain.as_deref(), &facts.pod_ips, spec)
+        };
         let contents = [
-            ("hosts", network_files::hosts(&host, domain.as_deref(), &facts.pod_ips, spec)),
+            ("hosts", hosts),
             ("resolv.conf", network_files::resolv_conf(&self.context.settings, object.namespace(), spec)),
             ("hostname", format!("{host}\n")),
         ];

@@ -153,31 +153,64 @@ async fn ended(sandbox: &Sandbox, attempt: &Attempt) {
         .await;
 }
 
-/// The number of a signal's name, as images and pods write it: `SIGTERM`, `TERM` or `15`.
+/// Names of signals, without `SIG`, at the kernel's numbers (the same on x86-64 and aarch64).
+const SIGNALS: [(&str, i32); 36] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("POLL", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+    ("RTMIN", RTMIN),
+    ("RTMAX", RTMAX),
+];
+/// The first real-time signal that C libraries leave to programs, and the last.
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
+
+/// The number of a signal's name, as images and pods write it: `SIGTERM`, `TERM`, `SIGRTMIN+3` or `15`.
 fn number(name: &str) -> Option<i32> {
+    let valid = |number: i32| (1..=RTMAX).contains(&number).then_some(number);
     if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
+        return valid(number);
     }
     let short = name.strip_prefix("SIG").unwrap_or(name);
-    if let Some(offset) = short.strip_prefix("RTMIN+").and_then(|n| n.parse::<i32>().ok()) {
-        return Some(34 + offset).filter(|number| *number <= 64);
+    let real_time = |offset: Option<i32>| offset.filter(|number| (RTMIN..=RTMAX).contains(number));
+    if let Some(offset) = short.strip_prefix("RTMIN+") {
+        return real_time(offset.parse::<u8>().ok().map(|offset| RTMIN + i32::from(offset)));
     }
-    let signal = match short {
-        "HUP" => Signal::HUP,
-        "INT" => Signal::INT,
-        "QUIT" => Signal::QUIT,
-        "KILL" => Signal::KILL,
-        "USR1" => Signal::USR1,
-        "USR2" => Signal::USR2,
-        "ALRM" => Signal::ALARM,
-        "TERM" => Signal::TERM,
-        "CONT" => Signal::CONT,
-        "STOP" => Signal::STOP,
-        "WINCH" => Signal::WINCH,
-        "PIPE" => Signal::PIPE,
-        _ => return None,
-    };
-    Some(signal.as_raw())
+    if let Some(offset) = short.strip_prefix("RTMAX-") {
+        return real_time(offset.parse::<u8>().ok().map(|offset| RTMAX - i32::from(offset)));
+    }
+    SIGNALS.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
 }
 
 #[cfg(test)]
@@ -190,6 +223,11 @@ mod tests {
         assert_eq!(number("QUIT"), Some(3));
         assert_eq!(number("9"), Some(9));
         assert_eq!(number("SIGRTMIN+3"), Some(37));
+        assert_eq!(
+            (number("SIGRTMIN"), number("SIGRTMAX-14"), number("SIGRTMAX")),
+            (Some(34), Some(50), Some(64))
+        );
+        assert_eq!((number("SIGABRT"), number("SIGSYS"), number("SIGRTMAX-40")), (Some(6), Some(31), None));
         assert_eq!(number("SIGNOPE"), None);
         assert_eq!(number("99"), None);
     }

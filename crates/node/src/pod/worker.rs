@@ -18,6 +18,8 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use crate::context::Context;
+use crate::pod::disk::{EVICTED, EVICTION_GRACE, Limits};
+use crate::pod::earlier;
 use crate::pod::live::Live;
 use crate::pod::machine::{self, Container, Part, Restart, Role, Step, Wanted};
 use crate::pod::status::{PodFacts, read_ended};
@@ -57,8 +59,10 @@ impl Worker {
     /// A worker that knows the pod and, if an earlier agent made one, its sandbox.
     pub fn new(context: Arc<Context>, desired: Desired, sandbox: Option<Sandbox>) -> Arc<Self> {
         let uid = Str::from(desired.object.uid());
+        let mut live = remembered(&desired.pod, sandbox.is_some());
+        earlier::count(&mut live, &context.settings.logs_dir, &desired.object);
         let worker = Arc::new(Self {
-            live: Mutex::new(remembered(&desired.pod, sandbox.is_some())),
+            live: Mutex::new(live),
             context,
             uid,
             desired: watch::Sender::new(desired),
@@ -98,16 +102,24 @@ impl Worker {
         }
     }
 
-    /// Ends the pod's containers and its sandbox, but not its object: the next agent starts it again.
+    /// Ends the pod's containers and its sandbox, but not its object: the next agent starts it again. Call it when
+    /// [`Worker::run`] has ended; steps that it has begun are waited for, so that nothing starts behind our back and
+    /// no container that is being stopped loses its time.
     pub async fn shut_down(self: &Arc<Self>, timeout: Duration) {
+        let clock = &self.context.clock;
+        let began = clock.monotonic();
+        let left = || timeout.saturating_sub(clock.monotonic().saturating_sub(began));
         let desired = self.desired();
-        let grace = termination_grace(&desired).min(timeout);
+        if clock.timeout(timeout, self.settled()).await.is_none() {
+            warn!(pod = %self.uid, "what was under way at the end of the agent did not end in time");
+        }
         let mut pod = wanted(&desired);
-        pod.ending = Some(grace);
+        pod.ending = Some(termination_grace(&desired).min(left()));
         loop {
             let next = {
-                let live = self.live();
-                machine::next(&pod, &live.seen(), self.context.clock.now())
+                let mut live = self.live();
+                self.observe(&mut live, &desired, clock.now());
+                machine::next(&pod, &live.seen(), clock.now())
             };
             let stops: Vec<String> = next
                 .steps
@@ -117,14 +129,28 @@ impl Worker {
             if stops.is_empty() {
                 break;
             }
+            let grace = termination_grace(&desired).min(left());
             let ends = stops.iter().map(|name| self.stop_container(&desired, name, grace, true));
             futures::future::join_all(ends).await;
-            self.observe(&mut self.live(), &desired, self.context.clock.now());
         }
         if let Some(sandbox) = self.sandbox()
             && let Err(error) = sandbox.remove().await
         {
             warn!(pod = %self.uid, %error, "a sandbox could not be removed");
+        }
+    }
+
+    /// Returns when no step on the sandbox or a container is under way.
+    async fn settled(&self) {
+        loop {
+            let changed = self.wake.notified();
+            {
+                let live = self.live();
+                if live.sandbox != Part::Busy && !live.containers.values().any(|container| container.busy) {
+                    return;
+                }
+            }
+            changed.await;
         }
     }
 
@@ -196,12 +222,16 @@ impl Worker {
     pub async fn run(self: &Arc<Self>) -> bool {
         let mut told = Value::Null;
         self.refuse_unsupported();
+        if let Some(limits) = Limits::of(&self.desired().pod) {
+            self.context.tasks.spawn("disk of a pod", self.clone().watch_disk(limits));
+        }
         loop {
             let notified = self.wake.notified();
             let now = self.context.clock.now();
             let desired = self.desired();
             let mut wanted = wanted(&desired);
             let deadline = self.enforce_deadline(&desired, &mut wanted, now);
+            self.enforce_eviction(&mut wanted);
             let next = self.decide(&desired, &wanted, now);
             for step in next.steps {
                 self.begin(step, &desired);
@@ -286,6 +316,15 @@ impl Worker {
         None
     }
 
+    /// Ends a pod that has failed for what it has on the disk.
+    fn enforce_eviction(&self, wanted: &mut Wanted) {
+        let live = self.live();
+        let evicted = live.failed.as_ref().is_some_and(|(reason, _)| reason == EVICTED);
+        if evicted && !live.dismantled {
+            wanted.ending = Some(wanted.ending.map_or(EVICTION_GRACE, |grace| grace.min(EVICTION_GRACE)));
+        }
+    }
+
     /// Plans, and marks what is begun as under way, in one breath.
     fn decide(&self, desired: &Desired, wanted: &Wanted, now: Timestamp) -> machine::Next {
         let mut live = self.live();
@@ -348,7 +387,7 @@ impl Worker {
     async fn tell(&self, desired: &Desired, wanted: &Wanted, told: &mut Value, now: Timestamp) -> bool {
         let status = {
             let live = self.live();
-            let Some(started_at) = live.started_at else { return true };
+            let Some(started_at) = live.started_at.filter(|_| !live.over_before) else { return true };
             let on_host = desired.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
             let ips = if on_host && live.sandbox == Part::Ready {
                 &self.context.settings.host_ips
@@ -522,7 +561,8 @@ fn remembered(pod: &core::Pod, adopted: bool) -> Live {
         let message = status.message.clone().unwrap_or_default();
         (reason, message)
     });
-    live.dismantled = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) && !adopted;
+    live.over_before = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) && !adopted;
+    live.dismantled = live.over_before;
     let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     let mut containers = BTreeMap::new();
     for status in statuses {

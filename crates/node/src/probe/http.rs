@@ -11,45 +11,111 @@ use wire::tls::{Presented, Roots, client_config};
 
 use super::{ANSWER_BYTES, Failure};
 
-/// Asks, and judges the answer as upstream does.
-pub async fn get(action: &HTTPGetAction, host: String, port: u16) -> Result<(), Failure> {
-    let https = action.scheme.as_deref() == Some("HTTPS");
-    let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-    let scheme = if https { "https" } else { "http" };
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let url = format!("{scheme}://{bracketed}:{port}{slash}{path}");
-    let failed = |error: &dyn std::fmt::Display| Failure(format!("Get \"{url}\": {error}"));
+/// Redirects that are followed, as with Go's client.
+const REDIRECTS_MAX: usize = 10;
 
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|error| failed(&format!("dial tcp {bracketed}:{port}: {error}")))?;
-    let request = request(action, &url, &format!("{bracketed}:{port}")).map_err(|error| failed(&error))?;
-    let status = if https {
-        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
-        // Probes do not verify certificates: a pod's is mostly its own (as upstream).
-        let trusting =
-            client_config(Roots::any_server(), Presented::none(), &[]).map_err(|error| failed(&error))?;
-        let connector = tokio_rustls::TlsConnector::from(trusting);
-        let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
-        exchange(stream, request).await
-    } else {
-        exchange(stream, request).await
-    };
-    let code = status.map_err(|error| failed(&error))?;
-    if (200..400).contains(&code) {
-        Ok(())
-    } else {
-        Err(Failure(format!("HTTP probe failed with statuscode: {code}")))
+/// Where to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    https: bool,
+    host: String,
+    port: u16,
+    /// Path and query.
+    target: String,
+}
+
+/// Asks, follows redirects to the same host, and judges the answer as upstream does.
+pub async fn get(action: &HTTPGetAction, host: String, port: u16) -> Result<(), Failure> {
+    let path = action.path.as_deref().unwrap_or_default();
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let https = action.scheme.as_deref() == Some("HTTPS");
+    let mut address = Address { https, host, port, target: format!("{slash}{path}") };
+    for _ in 0..=REDIRECTS_MAX {
+        let failed = |error: &dyn std::fmt::Display| Failure(format!("Get \"{}\": {error}", address.url()));
+        let response = ask(action, &address).await.map_err(|error| failed(&error))?;
+        let next = response.location.as_deref().and_then(|location| address.redirected(location));
+        match (response.code, next) {
+            (301 | 302 | 303 | 307 | 308, Some(next)) => address = next,
+            // To another host: whoever is there is not the one who is probed.
+            (200..400, _) => return Ok(()),
+            (code, _) => return Err(Failure(format!("HTTP probe failed with statuscode: {code}"))),
+        }
     }
+    Err(Failure(format!("Get \"{}\": stopped after {REDIRECTS_MAX} redirects", address.url())))
+}
+
+impl Address {
+    fn authority(&self) -> String {
+        let bracketed = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{bracketed}:{}", self.port)
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.target)
+    }
+
+    /// Where `location` leads if it is on the same host.
+    fn redirected(&self, location: &str) -> Option<Self> {
+        let location = location.split('#').next().unwrap_or_default();
+        if let Some((scheme, rest)) = location.split_once("://") {
+            let https = match scheme {
+                "http" => false,
+                "https" => true,
+                _ => return None,
+            };
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let authority: http::uri::Authority = rest[..end].parse().ok()?;
+            let host = authority.host().trim_matches(['[', ']']);
+            let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+            let target = if rest[end..].starts_with('/') {
+                rest[end..].to_owned()
+            } else {
+                format!("/{}", &rest[end..])
+            };
+            return (host == self.host).then(|| Self { https, host: host.to_owned(), port, target });
+        }
+        let target = if location.starts_with("//") {
+            return None;
+        } else if location.starts_with('/') {
+            location.to_owned()
+        } else {
+            let path = self.target.split('?').next().unwrap_or_default();
+            format!("{}/{location}", path.rsplit_once('/').map_or("", |(folder, _)| folder))
+        };
+        Some(Self { target, ..self.clone() })
+    }
+}
+
+/// What counts of an answer.
+struct Answer {
+    code: u16,
+    location: Option<String>,
+}
+
+async fn ask(action: &HTTPGetAction, address: &Address) -> Result<Answer, String> {
+    let authority = address.authority();
+    let stream = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(|error| format!("dial tcp {authority}: {error}"))?;
+    let request = request(action, &address.target, &authority).map_err(|error| error.to_string())?;
+    if !address.https {
+        return exchange(stream, request).await.map_err(|error| error.to_string());
+    }
+    let name = ServerName::try_from(address.host.clone()).map_err(|error| error.to_string())?;
+    // Probes do not verify certificates: a pod's is mostly its own (as upstream).
+    let trusting =
+        client_config(Roots::any_server(), Presented::none(), &[]).map_err(|error| error.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(trusting);
+    let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+    exchange(stream, request).await.map_err(|error| error.to_string())
 }
 
 fn request(
     action: &HTTPGetAction,
-    url: &str,
+    target: &str,
     authority: &str,
 ) -> Result<http::Request<Empty<Bytes>>, http::Error> {
-    let target = url.splitn(4, '/').nth(3).map_or("/".to_owned(), |rest| format!("/{rest}"));
     let mut request = http::Request::get(target);
     let mut given: Vec<String> = Vec::new();
     for header in action.http_headers.iter().flatten() {
@@ -64,18 +130,40 @@ fn request(
     request.body(Empty::new())
 }
 
-async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<u16, hyper::Error>
+async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<Answer, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async move {
         let response = sender.send_request(request).await?;
-        let code = response.status().as_u16();
+        let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+        let answer = Answer { code: response.status().as_u16(), location: location.map(str::to_owned) };
         // Read to its end, so that the server sees an orderly close; only the code counts.
         let _ = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-        Ok(code)
+        Ok(answer)
     };
-    let (code, _) = futures::join!(answer, connection);
-    code
+    let (answer, _) = futures::join!(answer, connection);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_followed_on_the_same_host_alone() {
+        let here = Address { https: false, host: "10.0.0.1".into(), port: 8080, target: "/a/b?c".into() };
+        let check = |location: &str, expect: Option<&str>| {
+            assert_eq!(here.redirected(location).map(|next| next.url()).as_deref(), expect, "{location}");
+        };
+        check("/x?y#z", Some("http://10.0.0.1:8080/x?y"));
+        check("x", Some("http://10.0.0.1:8080/a/x"));
+        check("https://10.0.0.1:8443/x", Some("https://10.0.0.1:8443/x"));
+        check("https://10.0.0.1", Some("https://10.0.0.1:443/"));
+        check("http://10.0.0.1?q", Some("http://10.0.0.1:80/?q"));
+        check("http://10.0.0.2:8080/x", None);
+        check("//10.0.0.2/x", None);
+        check("ftp://10.0.0.1/x", None);
+    }
 }

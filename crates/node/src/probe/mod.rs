@@ -1,6 +1,9 @@
 //! Probes and hooks: asking a container how it is, and telling it what happens.
 
+mod grpc;
 mod http;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,6 +39,13 @@ pub enum Action {
     Http(core::HTTPGetAction),
     /// Connects to a port.
     Tcp(core::TCPSocketAction),
+    /// Asks a gRPC server how it is; SERVING is well.
+    Grpc {
+        /// Where, at the pod's address.
+        port: i32,
+        /// What is asked for; empty for the server as a whole.
+        service: String,
+    },
     /// Waits.
     Sleep(Duration),
 }
@@ -51,6 +61,8 @@ impl Action {
             Some(Self::Exec(exec.command.clone().unwrap_or_default()))
         } else if let Some(http) = &probe.http_get {
             Some(Self::Http(http.clone()))
+        } else if let Some(grpc) = &probe.grpc {
+            Some(Self::Grpc { port: grpc.port, service: grpc.service.clone().unwrap_or_default() })
         } else {
             probe.tcp_socket.as_ref().map(|tcp| Self::Tcp(tcp.clone()))
         }
@@ -78,6 +90,9 @@ impl Action {
             None if matches!(self, Self::Exec(_)) => {
                 Err(Failure(format!("command timed out after {seconds}s")))
             }
+            None if matches!(self, Self::Grpc { .. }) => {
+                Err(Failure(format!("timeout: health rpc did not complete within {seconds}s")))
+            }
             None => Err(Failure(
                 "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
             )),
@@ -96,6 +111,10 @@ impl Action {
                     (host(action.host.as_deref(), place)?, port(&action.port, place.container)?);
                 let connected = tokio::net::TcpStream::connect((host.as_str(), port)).await;
                 connected.map(drop).map_err(|error| Failure(format!("dial tcp {host}:{port}: {error}")))
+            }
+            Self::Grpc { port: number, service } => {
+                let port = port(&IntOrString::Int(*number), place.container)?;
+                grpc::check(&host(None, place)?, port, service).await
             }
             Self::Sleep(duration) => {
                 clock.sleep(*duration).await;

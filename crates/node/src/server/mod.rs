@@ -1,13 +1,14 @@
-//! The kubelet's HTTPS port: pods, logs, exec, attach, port-forward, statistics.
+//! The kubelet's HTTPS port: pods, logs, exec, attach, port-forward, statistics, metrics.
 //!
 //! The gate sends what users ask of pods here; everybody is named and authorised by [`auth::Doorkeeper`]. The server
 //! knows pods through [`Pods`] alone and changes nothing but what a client types. What is deliberately absent: the
-//! read-only port, `/run`, `/metrics`, checkpoints and the host's own logs.
+//! read-only port, `/run`, `/metrics/cadvisor` and `/metrics/probes`, checkpoints and the host's own logs.
 
 pub mod auth;
 mod containers;
 mod forward;
 mod logs;
+mod metrics;
 mod stats;
 mod streams;
 mod sys;
@@ -29,7 +30,7 @@ use wire::query::Pairs;
 use wire::serve::ConnectionInfo;
 use wire::{Body, Request, Response, path};
 
-use crate::machine::Machine;
+use crate::machine::{Load, Machine};
 use auth::{Denied, Doorkeeper};
 
 /// How long running requests may take to end when the agent stops.
@@ -159,6 +160,17 @@ impl Kubelet {
             ["healthz"] if reads => Ok(answer(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
             ["pods"] if reads => Ok(self.pod_list()),
             ["stats", "summary"] if reads => Ok(self.summary().await),
+            ["metrics"] if reads => {
+                let text = metrics::own(&self.settings.node, &self.pods.list());
+                Ok(answer(StatusCode::OK, metrics::CONTENT_TYPE, text))
+            }
+            ["metrics", "resource"] if reads => {
+                let measured = metrics::measure(&self.pods.list()).await;
+                let Settings { machine, data_dir, .. } = &self.settings;
+                let load = Load::read(data_dir).unwrap_or_default();
+                let text = metrics::resource(machine, &load, stats::processor_time(), &measured);
+                Ok(answer(StatusCode::OK, metrics::CONTENT_TYPE, text))
+            }
             ["containerLogs", namespace, pod, container] if reads => {
                 self.logs(namespace, pod, container, &query)
             }

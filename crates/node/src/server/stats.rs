@@ -91,7 +91,7 @@ fn number(value: u64) -> i64 {
 }
 
 /// Time that all processors were busy since the boot, in nanoseconds.
-fn processor_time() -> u64 {
+pub fn processor_time() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     busy_ticks(&text).unwrap_or_default().saturating_mul(NANOSECONDS_PER_TICK)
 }

@@ -160,7 +160,7 @@ async fn what_is_not_there_is_told_in_upstreams_words() {
     check("/exec/a/p/c?command=sh&output=1", 500, "container not found (\"c\")").await;
     check("/exec/a/p/other-uid/c?command=sh&output=1", 404, "pod does not exist").await;
     check("/portForward/a/p", 500, "unable to forward port because pod p is not running").await;
-    check("/metrics", 404, "404 page not found").await;
+    check("/metrics/cadvisor", 404, "404 page not found").await;
     assert_eq!(place.get("/logs/syslog").await.0, 405);
     assert_eq!(place.get("/a/../b").await.0, 400);
 }

@@ -269,7 +269,7 @@ fn protocol_and_number(port: &ServicePort) -> Option<(Protocol, u16)> {
     Some((parse_protocol(port.protocol.as_deref())?, number(Some(port.port))?))
 }
 
-fn parse_protocol(text: Option<&str>) -> Option<Protocol> {
+pub(super) fn parse_protocol(text: Option<&str>) -> Option<Protocol> {
     match text.unwrap_or("TCP") {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
@@ -278,7 +278,7 @@ fn parse_protocol(text: Option<&str>) -> Option<Protocol> {
     }
 }
 
-fn number(port: Option<i32>) -> Option<u16> {
+pub(super) fn number(port: Option<i32>) -> Option<u16> {
     u16::try_from(port?).ok().filter(|port| *port > 0)
 }
 

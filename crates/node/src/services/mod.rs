@@ -1,10 +1,12 @@
-//! Services and EndpointSlices, turned into rules, names and loopback ports: what kube-proxy and CoreDNS do.
+//! Services, EndpointSlices and host ports of pods, turned into rules, names and loopback ports: what kube-proxy,
+//! CoreDNS and `portmap` do.
 //!
-//! A change of an object marks its Service; after a pause of [`GATHER`] all marked Services are compiled again
-//! ([`compile::service`]), and what differs is sent to the kernel, the name server and the listeners. What is
+//! A change of an object marks its Service or pod; after a pause of [`GATHER`] all that is marked is compiled again
+//! ([`compile::service`], [`host_ports::pod`]), and what differs is sent to the kernel, the name server and the listeners. What is
 //! deliberately absent: any state beside what was last applied.
 
 mod compile;
+mod host_ports;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +22,7 @@ use base::{Backoff, Clock, Random, Stop, Tasks};
 use control::mirror::{Change, Key, Mirror};
 use control::recorder::{Note, Recorder};
 use control::world::{self, World};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::dns;
 use net::loopback::{LoopbackPort, LoopbackPorts};
@@ -61,6 +63,8 @@ pub struct Settings {
 pub struct Hands {
     /// Has the mirrors of [`watch`].
     pub world: Arc<World>,
+    /// The pods of this node, for their host ports.
+    pub pods: Arc<Mirror>,
     /// The table, opened in the network namespace of the node.
     pub rules: Rules,
     /// Tells of fields that cannot be honoured.
@@ -77,6 +81,7 @@ pub struct Hands {
 pub struct Services {
     settings: Settings,
     world: Arc<World>,
+    pods: Arc<Mirror>,
     rules: Arc<Mutex<Rules>>,
     recorder: Recorder,
     clock: Clock,
@@ -84,6 +89,8 @@ pub struct Services {
     tasks: Tasks,
     marks: Arc<Marks>,
     compiled: BTreeMap<Key, Compiled>,
+    /// Host ports by pod.
+    hosted: BTreeMap<Key, Compiled>,
     applied: Applied,
 }
 
@@ -101,6 +108,7 @@ struct Applied {
 #[derive(Default)]
 struct Marks {
     services: Mutex<BTreeSet<Key>>,
+    pods: Mutex<BTreeSet<Key>>,
     wake: Notify,
 }
 
@@ -147,9 +155,21 @@ impl Services {
         hands.world.mirror(&ENDPOINT_SLICES).on_change(mark(|slice| {
             slice.label(SERVICE_LABEL).map(|name| Key::new(slice.namespace(), name))
         }));
+        let of_pods = marks.clone();
+        hands.pods.on_change(move |change| {
+            let wants = |object: &Arc<Object>| {
+                world::view::<Pod>(object).is_some_and(|pod| host_ports::wants_any(&pod))
+            };
+            let found = [&change.old, &change.new].into_iter().flatten().find(|object| wants(object));
+            if let Some(pod) = found {
+                of_pods.pods().insert(Key::of(pod));
+                of_pods.wake.notify_one();
+            }
+        });
         Self {
             settings,
             world: hands.world,
+            pods: hands.pods,
             rules: Arc::new(Mutex::new(hands.rules)),
             recorder: hands.recorder,
             clock: hands.clock,
@@ -157,22 +177,25 @@ impl Services {
             tasks: hands.tasks,
             marks,
             compiled: BTreeMap::new(),
+            hosted: BTreeMap::new(),
             applied: Applied::default(),
         }
     }
 
     /// Keeps rules, names and ports as the API says until `stop`. Rules stay in the kernel: pods live on.
     pub async fn run(mut self, stop: Stop) {
-        if stop.or(self.world.synced()).await.is_none() {
+        if stop.or(futures::future::join(self.world.synced(), self.pods.synced())).await.is_none() {
             return;
         }
         let all = self.world.list(&SERVICES, "");
         self.marks.services().extend(all.iter().map(|service| Key::of(service)));
+        self.marks.pods().extend(self.pods.list("").iter().map(|pod| Key::of(pod)));
         let mut ports =
             LoopbackPorts::new(self.tasks.clone(), stop.clone(), self.clock.clone(), self.random.clone());
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
             self.compile();
+            self.compile_pods();
             let wait = match self.apply(&mut ports, &stop).await {
                 true => {
                     backoff.succeed();
@@ -212,6 +235,30 @@ impl Services {
         }
     }
 
+    /// Compiles the host ports of the pods that are marked.
+    fn compile_pods(&mut self) {
+        let marked = std::mem::take(&mut *self.marks.pods());
+        for key in marked {
+            let object = self.pods.get(&key.namespace, &key.name);
+            let viewed = object.and_then(|object| world::view::<Pod>(&object).map(|pod| (object, pod)));
+            let Some((object, pod)) = viewed.filter(|(_, pod)| host_ports::wants_any(pod)) else {
+                self.hosted.remove(&key);
+                continue;
+            };
+            let compiled = host_ports::pod(&pod);
+            let before = self.hosted.get(&key).map(|before| &*before.complaints).unwrap_or_default();
+            for complaint in compiled.complaints.iter().filter(|complaint| !before.contains(complaint)) {
+                self.recorder.note(Note::warning(&object, "UnsupportedField", complaint.as_str()));
+            }
+            self.hosted.insert(key, compiled);
+        }
+    }
+
+    /// Services, and behind them host ports: where both claim a port, the Service has it.
+    fn all(&self) -> impl Iterator<Item = &Compiled> {
+        self.compiled.values().chain(self.hosted.values())
+    }
+
     /// Applies what differs; returns whether all of it took.
     async fn apply(&mut self, ports: &mut LoopbackPorts, stop: &Stop) -> bool {
         let named = self.apply_names(stop).await;
@@ -222,7 +269,7 @@ impl Services {
 
     async fn apply_rules(&mut self) -> Result<(), RulesError> {
         let former = self.applied.ruleset.clone();
-        let ruleset = Arc::new(ruleset(&self.settings.frame, &self.compiled, former.as_deref()));
+        let ruleset = Arc::new(ruleset(&self.settings.frame, self.all(), former.as_deref()));
         // Whatever happens now, what the kernel has is not known until this succeeds.
         self.applied.ruleset = None;
         let (rules, new) = (self.rules.clone(), ruleset.clone());
@@ -285,7 +332,7 @@ impl Services {
     }
 
     async fn apply_loopback(&mut self, ports: &mut LoopbackPorts) -> bool {
-        let wanted = loopback(&self.compiled);
+        let wanted = loopback(&self.compiled, &self.hosted);
         if wanted == self.applied.loopback && !self.applied.loopback_failed {
             return true;
         }
@@ -303,15 +350,23 @@ impl Services {
 }
 
 impl Marks {
+    fn pods(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn services(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All Services as one rule set, in which endpoints keep the places that they have in `former`.
-fn ruleset(frame: &Frame, compiled: &BTreeMap<Key, Compiled>, former: Option<&Ruleset>) -> Ruleset {
+/// All that is compiled as one rule set, in which endpoints keep the places that they have in `former`.
+fn ruleset<'a>(
+    frame: &Frame,
+    compiled: impl Iterator<Item = &'a Compiled>,
+    former: Option<&Ruleset>,
+) -> Ruleset {
     let mut services: BTreeMap<ServiceKey, Arc<VirtualService>> = BTreeMap::new();
-    for (key, service) in compiled.values().flat_map(|compiled| &compiled.rules) {
+    for (key, service) in compiled.flat_map(|compiled| &compiled.rules) {
         let before = former.and_then(|former| former.services.get(key));
         let places = before.map(|before| &*before.endpoints).unwrap_or_default();
         let endpoints = keep_places(places, service.endpoints.iter().copied());
@@ -334,11 +389,17 @@ fn same_but_endpoints(a: &VirtualService, b: &VirtualService) -> bool {
         && a.external_addresses == b.external_addresses
 }
 
-/// The ports on 127.0.0.1. Node ports are unique, which the API sees to.
-fn loopback(compiled: &BTreeMap<Key, Compiled>) -> BTreeMap<LoopbackPort, Vec<SocketAddr>> {
+/// The ports on 127.0.0.1. Node ports are unique, which the API sees to; a host port that is taken stays closed.
+fn loopback(
+    services: &BTreeMap<Key, Compiled>,
+    hosted: &BTreeMap<Key, Compiled>,
+) -> BTreeMap<LoopbackPort, Vec<SocketAddr>> {
     let mut ports: BTreeMap<LoopbackPort, Vec<SocketAddr>> = BTreeMap::new();
-    for (port, target) in compiled.values().flat_map(|compiled| &compiled.loopback) {
+    for (port, target) in services.values().flat_map(|compiled| &compiled.loopback) {
         ports.entry(*port).or_default().push(*target);
+    }
+    for (port, target) in hosted.values().flat_map(|compiled| &compiled.loopback) {
+        ports.entry(*port).or_insert_with(|| vec![*target]);
     }
     ports
 }

@@ -230,8 +230,8 @@ fn a_change_of_one_endpoint_shares_all_other_services() {
         };
         BTreeMap::from([(Key::new("a", "x"), rules("x", last)), (Key::new("a", "y"), rules("y", &[9]))])
     };
-    let before = ruleset(&Frame::default(), &compiled(&[1, 2, 3]), None);
-    let after = ruleset(&Frame::default(), &compiled(&[1, 3, 4]), Some(&before));
+    let before = ruleset(&Frame::default(), compiled(&[1, 2, 3]).values(), None);
+    let after = ruleset(&Frame::default(), compiled(&[1, 3, 4]).values(), Some(&before));
     let (x, y) = (ServiceKey("x".into()), ServiceKey("y".into()));
     assert!(Arc::ptr_eq(&before.services[&y], &after.services[&y]));
     let places: Vec<String> = after.services[&x].endpoints.iter().map(|e| e.address.to_string()).collect();

@@ -70,12 +70,7 @@ impl Space {
 
     /// What a server says, or why not.
     fn ask(&self, address: SocketAddr) -> Result<String, std::io::ErrorKind> {
-        self.run(|| {
-            let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind())?;
-            let mut word = String::new();
-            stream.read_to_string(&mut word).map_err(|error| error.kind())?;
-            Ok(word)
-        })
+        self.run(|| say(address))
     }
 }
 
@@ -91,6 +86,7 @@ impl Cluster {
         match resource.resource.as_str() {
             "services" => "Service",
             "endpointslices" => "EndpointSlice",
+            "pods" => "Pod",
             _ => "Namespace",
         }
     }
@@ -145,6 +141,28 @@ fn service(namespace: &str, name: &str, spec: Value) -> Value {
         "metadata": {"name": name, "namespace": namespace, "uid": name, "resourceVersion": "1"},
         "spec": spec
     })
+}
+
+/// A pod of this node with a host port everywhere and one on the loopback.
+fn with_host_port(revision: &str, address: IpAddr, phase: &str) -> Value {
+    let ports = json!([
+        {"containerPort": 8080, "hostPort": 18080},
+        {"containerPort": 8080, "hostPort": 18081, "hostIP": "127.0.0.1"}
+    ]);
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "blue", "namespace": "shop", "uid": "blue", "resourceVersion": revision},
+        "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": ports}]},
+        "status": {"phase": phase, "podIP": (address.to_string()), "podIPs": [{"ip": (address.to_string())}]}
+    })
+}
+
+/// What a server says to the namespace of the calling thread.
+fn say(address: SocketAddr) -> Result<String, std::io::ErrorKind> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind())?;
+    let mut word = String::new();
+    stream.read_to_string(&mut word).map_err(|error| error.kind())?;
+    Ok(word)
 }
 
 /// Whether the cluster's name server says that `web.shop.svc.cluster.local` is 10.96.0.9.
@@ -203,6 +221,7 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     let mut world = World::new();
     services::watch(&mut world);
     let world = Arc::new(world);
+    let pods = node::agent::pods_of("n");
     let (tasks, stopper, clock) = (Tasks::new(), Stopper::new(), Clock::system());
     let stop = stopper.signal();
     let server = SocketAddr::new(gateway, 53);
@@ -221,6 +240,7 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     };
     let hands = Hands {
         world: world.clone(),
+        pods: pods.clone(),
         rules: Rules::open(&instance).expect("root"),
         recorder,
         clock: clock.clone(),
@@ -230,6 +250,8 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     let services = Services::new(wanted, hands);
     let api: Arc<dyn Api> = cluster.clone();
     world.start(&api, &clock, &tasks, &stop);
+    let (feeding, of_pods, watching) = (pods.clone(), stop.clone(), clock.clone());
+    tasks.spawn("pods", async move { feeding.run(&*api, &watching, &of_pods).await });
     tasks.spawn("services", services.run(stop));
 
     let address: SocketAddr = "10.96.0.9:80".parse().expect("an address");
@@ -260,6 +282,38 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     tokio::io::AsyncReadExt::read_to_string(&mut node_port, &mut word).await.expect("read");
     assert_eq!(word, "green");
     drop(node_port);
+
+    // A host port of a pod: at the node's address, from a pod, the node and the loopback, until the pod ends.
+    let on_host = |port: u16| [SocketAddr::new(gateway, port), SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+    let answers = async |space: Option<&Space>, address: SocketAddr, expect: Option<&str>| {
+        let asked = async {
+            loop {
+                let space = space.cloned();
+                let asked = tokio::task::spawn_blocking(move || match space {
+                    Some(space) => space.ask(address),
+                    None => say(address),
+                });
+                if asked.await.expect("asked").ok().as_deref() == expect {
+                    return;
+                }
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert!(clock.timeout(PATIENCE, asked).await.is_some(), "no answer of {expect:?} at {address}");
+    };
+    cluster.put(&with_host_port("5", addresses[0], "Running"));
+    let [at_node, at_loopback] = on_host(18080);
+    answers(Some(client), at_node, Some("blue")).await;
+    answers(None, at_node, Some("blue")).await;
+    answers(None, at_loopback, Some("blue")).await;
+    // The pod itself comes back to itself, and the other port is on the loopback alone.
+    answers(Some(blue), at_node, Some("blue")).await;
+    let [at_node_alone, at_loopback_alone] = on_host(18081);
+    answers(None, at_loopback_alone, Some("blue")).await;
+    answers(Some(client), at_node_alone, None).await;
+    cluster.put(&with_host_port("6", addresses[0], "Succeeded"));
+    answers(Some(client), at_node, None).await;
+    answers(None, at_loopback, None).await;
 
     stopper.stop();
     assert!(tasks.join(PATIENCE).await);

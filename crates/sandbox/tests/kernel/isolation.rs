@@ -240,7 +240,10 @@ fn hostile_links_lead_nowhere() {
         let mut spec = on_hostile("dangling", "cat /link/new/file");
         spec.mounts = vec![bind(&volume, "/link/new", "")];
         let (_, log) = world.outcome(&pod, spec).await;
-        assert!(log.starts_with("from the volume\n"), "a link that leads nowhere is followed in the root: {log}");
+        assert!(
+            log.starts_with("from the volume\n"),
+            "a link that leads nowhere is followed in the root: {log}"
+        );
         assert!(!escape.exists(), "nothing was made on the host");
         let mut spec = on_hostile("circle", "true");
         std::os::unix::fs::symlink("circle", base.join("circle")).unwrap();

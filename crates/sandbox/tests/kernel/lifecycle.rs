@@ -80,7 +80,10 @@ fn removal_leaves_nothing_on_the_machine() {
         world.sandboxes.remove_root().await.unwrap();
         assert_eq!(traces(&world.config.cgroup_root, &world.config.run_dir), Vec::<String>::new());
         assert!(!world.config.run_dir.exists());
+        let message = world.sandboxes.check().unwrap_err().to_string();
+        assert!(message.contains("run;"), "{message}");
         std::fs::create_dir(&world.config.run_dir).unwrap();
+        assert!(world.sandboxes.check().is_ok());
     });
 }
 

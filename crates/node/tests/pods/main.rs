@@ -1,0 +1,7 @@
+//! Whole pods under the agent, on the real kernel: needs root and `/bin/busybox` (apt-get install busybox-static).
+
+mod cluster;
+mod endings;
+mod harness;
+mod limits;
+mod security;
