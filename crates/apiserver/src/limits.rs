@@ -26,10 +26,8 @@ pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 pub const WATCH_QUEUE_EVENTS: usize = 64;
 /// Bytes of events that are joined into one frame for a watcher that lags.
 pub const WATCH_FRAME_BYTES: usize = 64 * 1024;
-/// How often a patch without a revision of its own is tried again when somebody wrote in between; upstream's
-/// `MaxRetryWhenPatchConflicts`.
-pub const PATCH_RETRIES: usize = 5;
-/// How often our own read-change-write is tried (deletions, bindings) when somebody wrote in between.
+/// How often a read-change-write is tried (patches without a revision, deletions, bindings) when somebody wrote in
+/// between.
 pub const WRITE_RETRIES: usize = 32;
 /// How often a generated name is tried when it is taken; upstream's `maxNameGenerationCreateAttempts`.
 pub const NAME_ATTEMPTS: usize = 8;
@@ -43,6 +41,8 @@ pub const EVENT_LIFETIME: Duration = Duration::from_secs(3600);
 pub const TOKEN_SECONDS: std::ops::RangeInclusive<i64> = 600..=(1 << 32);
 /// The life of a token when the request names none, in seconds.
 pub const TOKEN_DEFAULT_SECONDS: i64 = 3600;
+/// How long a bound token holds when its account, or what it is bound to, has been deleted and is about to go.
+pub const TOKEN_OUTLIVES_DELETION_SECONDS: i64 = 60;
 /// How many verified tokens are remembered, so that a signature is checked once and not for every request.
 pub const TOKENS_REMEMBERED: usize = 4096;
 /// How many objects of a collection are deleted side by side.

@@ -234,8 +234,8 @@ pub fn claimed_issuer(token: &str) -> Option<String> {
     parse(token).ok()?.claims.get("iss")?.as_str().map(ToOwned::to_owned)
 }
 
-/// Verifies signature and times, with [`LEEWAY`], and returns the claims. A token without `exp` is refused. Issuer,
-/// audience and subject are the caller's to judge.
+/// Verifies signature and times, with [`LEEWAY`], and returns the claims. Whether a token may lack `exp`, and so last
+/// for ever, is the caller's to judge, as are issuer, audience and subject.
 pub fn verify(token: &str, keys: &[VerifyingKey], now: Timestamp) -> Result<Map<String, Value>, VerifyError> {
     let Parts { header, claims, signed, signature } = parse(token)?;
     let typ_is_known = header.typ.as_deref().is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"));
@@ -252,8 +252,7 @@ pub fn verify(token: &str, keys: &[VerifyingKey], now: Timestamp) -> Result<Map<
         return Err(VerifyError::Signature);
     }
     let (now, leeway) = (now.as_second(), LEEWAY.as_secs() as i64);
-    let expires = time(&claims, "exp")?.ok_or(VerifyError::Malformed)?;
-    if now >= expires.saturating_add(leeway) {
+    if time(&claims, "exp")?.is_some_and(|expires| now >= expires.saturating_add(leeway)) {
         return Err(VerifyError::Expired);
     }
     for claim in ["nbf", "iat"] {
@@ -315,8 +314,10 @@ mod tests {
             let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
             assert_eq!(verify(&forged, &keys(), at(0)).unwrap_err(), VerifyError::Malformed, "{header}");
         }
-        let eternal = KEY.sign(&json!({"iss": "us"})).unwrap();
-        assert_eq!(verify(&eternal, &keys(), at(0)).unwrap_err(), VerifyError::Malformed);
+        let lasting = KEY.sign(&json!({"iss": "us"})).unwrap();
+        assert!(!verify(&lasting, &keys(), at(0)).unwrap().contains_key("exp"));
+        let odd = KEY.sign(&json!({"exp": "never"})).unwrap();
+        assert_eq!(verify(&odd, &keys(), at(0)).unwrap_err(), VerifyError::Malformed);
         assert_eq!(verify(&"a".repeat(TOKEN_MAX_BYTES + 1), &keys(), at(0)), Err(VerifyError::TooLarge));
     }
 

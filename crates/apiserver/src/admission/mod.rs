@@ -5,6 +5,7 @@
 
 mod default_tolerations;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod service_account;
 mod taint_nodes;
@@ -107,6 +108,7 @@ pub fn plugins() -> &'static [&'static dyn Plugin] {
     &[
         &namespace_lifecycle::NamespaceLifecycle,
         &service_account::ServiceAccount,
+        &node_restriction::NodeRestriction,
         &taint_nodes::TaintNodesByCondition,
         &priority::Priority,
         &default_tolerations::DefaultTolerationSeconds,

@@ -136,7 +136,7 @@ impl Authenticator {
                 verified
             }
         };
-        let audiences = verified.judge(lookups, audiences)?;
+        let audiences = verified.judge(token, lookups, audiences)?;
         Some((verified.identity(), audiences))
     }
 

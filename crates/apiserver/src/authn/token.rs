@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::json;
 use api::names;
+use api::object::Object;
 use api::value::{Str, Value};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use crate::identity::Identity;
@@ -14,6 +17,8 @@ use crate::lookups::Lookups;
 
 /// The issuer of tokens without an end, which secrets hold.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// The label by which a Secret says that its token holds no more.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// The claim that holds what is ours.
 const CLAIM: &str = "kubernetes.io";
 
@@ -123,22 +128,27 @@ impl Verified {
     fn read_legacy(claims: &Value) -> Option<Self> {
         let text =
             |key: &str| claims.str_at(&[&format!("kubernetes.io/serviceaccount/{key}")]).map(Str::from);
+        let (namespace, name) = (text("namespace")?, text("service-account.name")?);
+        let subject = format!("system:serviceaccount:{namespace}:{name}");
+        if claims.str_at(&["sub"]) != Some(&*subject) {
+            return None;
+        }
         Some(Self {
-            namespace: text("namespace")?,
-            name: text("service-account.name")?,
+            namespace,
+            name,
             uid: text("service-account.uid")?,
             id: Str::default(),
             audiences: Vec::new(),
             not_before: 0,
-            expires: None,
+            expires: claims.int_at(&["exp"]),
             bindings: vec![Binding { kind: "secret", name: text("secret.name")?, uid: Str::default() }],
             legacy: true,
         })
     }
 
     /// Whether the token holds now: its time, its account and what it is bound to. Gives the audiences that are
-    /// both asked for and its own.
-    pub(super) fn judge(&self, lookups: &dyn Lookups, wanted: &[String]) -> Option<Vec<String>> {
+    /// both asked for and its own; a token of a Secret is for any.
+    pub(super) fn judge(&self, token: &str, lookups: &dyn Lookups, wanted: &[String]) -> Option<Vec<String>> {
         let now = lookups.now().as_second();
         if now < self.not_before || self.expires.is_some_and(|expires| now >= expires) {
             return None;
@@ -152,24 +162,55 @@ impl Verified {
             return None;
         }
         let account = lookups.get(&names::SERVICE_ACCOUNTS, &self.namespace, &self.name)?;
-        if account.uid() != self.uid {
+        if account.uid() != self.uid || self.is_gone(&account, now) {
             return None;
         }
+        if self.legacy {
+            self.secret_has(token, lookups)?
+        } else {
+            self.are_bound(lookups, now)?
+        }
+        Some(audiences)
+    }
+
+    /// Whether all is there that a bound token lives and dies with.
+    fn are_bound(&self, lookups: &dyn Lookups, now: i64) -> Option<()> {
         for binding in &self.bindings {
             let (resource, namespace) = match binding.kind {
                 "pod" => (&names::PODS, self.namespace.as_str()),
                 "secret" => (&names::SECRETS, self.namespace.as_str()),
+                // A pod's token names its node beside; a node that comes again does not end the pod's token.
+                _ if self.bindings.len() > 1 => continue,
                 _ => (&names::NODES, ""),
             };
-            let object = lookups.get(resource, namespace, &binding.name);
-            match object {
-                Some(object) if self.legacy || object.uid() == binding.uid => {}
-                // A pod's token names its node beside; a node that comes again does not end the pod's token.
-                _ if binding.kind == "node" && self.bindings.len() > 1 => {}
-                _ => return None,
+            let object = lookups.get(resource, namespace, &binding.name)?;
+            if object.uid() != binding.uid || self.is_gone(&object, now) {
+                return None;
             }
         }
-        Some(audiences)
+        Some(())
+    }
+
+    /// Whether the Secret of a lasting token is there and still holds this one: who changes or deletes it, or marks
+    /// it as invalid, ends the token.
+    fn secret_has(&self, token: &str, lookups: &dyn Lookups) -> Option<()> {
+        let secret = lookups.get(&names::SECRETS, &self.namespace, &self.bindings.first()?.name)?;
+        if secret.is_deleting() || secret.label(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            return None;
+        }
+        let held = STANDARD.decode(secret.to_tree().str_at(&["data", "token"])?).ok()?;
+        (held == token.as_bytes()).then_some(())
+    }
+
+    /// Whether an object has been deleted and only waits to go. A bound token holds for a while longer, so that pods
+    /// can end in order; a lasting one does not.
+    fn is_gone(&self, object: &Object, now: i64) -> bool {
+        if !object.is_deleting() || self.legacy {
+            return object.is_deleting();
+        }
+        let tree = object.to_tree();
+        let at = tree.str_at(&["metadata", "deletionTimestamp"]).and_then(|at| at.parse::<Timestamp>().ok());
+        at.is_none_or(|at| at.as_second() < now - limits::TOKEN_OUTLIVES_DELETION_SECONDS)
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -245,11 +286,64 @@ mod tests {
     fn a_token_holds_while_its_pod_and_its_time_do() {
         let wanted = ["here".to_owned(), "there".to_owned()];
         let token = Verified::read(&claims(600), "me").unwrap();
-        assert_eq!(token.judge(&state("2"), &wanted), Some(vec!["here".to_owned()]));
-        assert_eq!(token.judge(&state("3"), &wanted), None);
-        assert_eq!(token.judge(&state("2"), &["there".to_owned()]), None);
-        assert_eq!(Verified::read(&claims(-1), "me").unwrap().judge(&state("2"), &wanted), None);
+        assert_eq!(token.judge("", &state("2"), &wanted), Some(vec!["here".to_owned()]));
+        assert_eq!(token.judge("", &state("3"), &wanted), None);
+        assert_eq!(token.judge("", &state("2"), &["there".to_owned()]), None);
+        assert_eq!(Verified::read(&claims(-1), "me").unwrap().judge("", &state("2"), &wanted), None);
         assert!(Verified::read(&claims(600), "other").is_none());
+        let mut eternal = claims(600);
+        eternal.remove(&["exp"]);
+        assert!(Verified::read(&eternal, "me").is_none());
         assert_eq!(token.identity().name, "system:serviceaccount:n:a");
+    }
+
+    #[test]
+    fn a_bound_token_outlives_the_deletion_of_its_pod_for_a_minute() {
+        let token = Verified::read(&claims(600), "me").unwrap();
+        let deleted = |at: &str| {
+            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "a", "namespace": "n", "uid": "1"}});
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "n", "uid": "2"}});
+            pod.set(&["metadata", "deletionTimestamp"], at);
+            Fake::new(vec![(names::SERVICE_ACCOUNTS, account), (names::PODS, pod)])
+        };
+        let here = ["here".to_owned()];
+        assert!(token.judge("", &deleted("1969-12-31T23:59:30Z"), &here).is_some());
+        assert!(token.judge("", &deleted("1969-12-31T23:58:30Z"), &here).is_none());
+    }
+
+    #[test]
+    fn a_lasting_token_holds_while_its_secret_says_so() {
+        let claims = json!({
+            "iss": LEGACY_ISSUER, "sub": "system:serviceaccount:n:a",
+            "kubernetes.io/serviceaccount/namespace": "n",
+            "kubernetes.io/serviceaccount/service-account.name": "a",
+            "kubernetes.io/serviceaccount/service-account.uid": "1",
+            "kubernetes.io/serviceaccount/secret.name": "s"
+        });
+        let token = Verified::read(&claims, "me").unwrap();
+        let state = |account_uid: &str, changes: &[(&[&str], &str)]| {
+            let mut account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": "a", "namespace": "n"}});
+            account.set(&["metadata", "uid"], account_uid);
+            let mut secret = json!({"apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": "s", "namespace": "n", "uid": "2"}, "data": {"token": "d29yZHM="}});
+            for (path, value) in changes {
+                secret.set(path, *value);
+            }
+            Fake::new(vec![(names::SERVICE_ACCOUNTS, account), (names::SECRETS, secret)])
+        };
+        let wanted = ["any".to_owned()];
+        assert_eq!(token.judge("words", &state("1", &[]), &wanted), Some(wanted.to_vec()));
+        assert_eq!(token.judge("other", &state("1", &[]), &wanted), None);
+        assert_eq!(token.judge("words", &state("3", &[]), &wanted), None);
+        for path in [&["metadata", "deletionTimestamp"][..], &["metadata", "labels", INVALID_SINCE]] {
+            let ended = state("1", &[(path, "1970-01-01T00:00:00Z")]);
+            assert_eq!(token.judge("words", &ended, &wanted), None, "{path:?}");
+        }
+        let mut others = claims.clone();
+        others.set(&["sub"], "system:serviceaccount:n:b");
+        assert!(Verified::read(&others, "me").is_none());
     }
 }

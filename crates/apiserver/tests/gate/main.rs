@@ -2,5 +2,9 @@
 
 mod harness;
 mod objects;
+mod proxy;
 mod rights;
 mod watches;
+
+#[path = "../served/mod.rs"]
+mod served;

@@ -3,6 +3,7 @@
 use api::interface::{Call, GetOptions, Target};
 use api::names;
 use apiserver::Identity;
+use apiserver::authn::Keys as _;
 use http::Method;
 
 use crate::harness::World;
@@ -62,6 +63,53 @@ async fn a_token_holds_while_its_account_is_there() {
     admin.delete(path).await.expect(200);
     assert_eq!(pod.post(selves, "{}").await.message(401), "Unauthorized");
     assert_eq!(admin.post(reviews, &review).await.expect(201).bool_at(&["status", "authenticated"]), None);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_in_a_secret_holds_while_secret_and_account_are_there() {
+    let world = World::open().await;
+    let admin = world.admin();
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = admin.post(accounts, r#"{"metadata":{"name":"robot"}}"#).await.expect(201);
+    let uid = account.str_at(&["metadata", "uid"]).unwrap();
+    let claims = api::json!({
+        "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:robot",
+        "kubernetes.io/serviceaccount/namespace": "default",
+        "kubernetes.io/serviceaccount/service-account.name": "robot",
+        "kubernetes.io/serviceaccount/service-account.uid": (uid),
+        "kubernetes.io/serviceaccount/secret.name": "robot-token"
+    });
+    let token = world.keys().sign(&claims).unwrap();
+    let mut robot = world.stranger();
+    robot.token = Some(token.clone());
+    let selves = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    // No Secret holds it yet.
+    assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");
+    let secret = format!(
+        r#"{{"metadata":{{"name":"robot-token","annotations":{{"kubernetes.io/service-account.name":"robot"}}}},
+        "type":"kubernetes.io/service-account-token","stringData":{{"token":"{token}"}}}}"#
+    );
+    let secrets = "/api/v1/namespaces/default/secrets";
+    admin.post(secrets, &secret).await.expect(201);
+    let itself = robot.post(selves, "{}").await.expect(201);
+    let name = itself.str_at(&["status", "userInfo", "username"]);
+    assert_eq!(name, Some("system:serviceaccount:default:robot"));
+    let path = format!("{secrets}/robot-token");
+    let invalid = r#"{"metadata":{"labels":{"kubernetes.io/legacy-token-invalid-since":"2026-01-01"}}}"#;
+    admin.merge(&path, invalid).await.expect(200);
+    assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");
+    admin.merge(&path, r#"{"metadata":{"labels":null}}"#).await.expect(200);
+    robot.post(selves, "{}").await.expect(201);
+    admin.merge(&path, r#"{"data":{"token":"b3RoZXI="}}"#).await.expect(200);
+    assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");
+    admin.merge(&path, &format!(r#"{{"stringData":{{"token":"{token}"}}}}"#)).await.expect(200);
+    robot.post(selves, "{}").await.expect(201);
+    // Another account of that name is not the one that the token was made for.
+    admin.delete(&format!("{accounts}/robot")).await.expect(200);
+    assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");
+    admin.post(accounts, r#"{"metadata":{"name":"robot"}}"#).await.expect(201);
+    assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");
     world.close().await;
 }
 

@@ -6,6 +6,9 @@ mod differences;
 mod exchange;
 mod world;
 
+#[path = "../served/mod.rs"]
+mod served;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,176 @@
+//! Passing a request on and its answer back.
+
+use std::sync::Arc;
+
+use api::status::{Reason, Status};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
+use wire::{Body, Request, Response};
+
+use super::Way;
+use crate::gate::Gate;
+
+/// How much of an error text from the other end is read.
+const ERROR_BYTES: usize = 64 * 1024;
+
+/// Sends the request on, and the answer back.
+pub(super) async fn pass(
+    gate: &Arc<Gate>,
+    way: Way,
+    mut request: Request,
+    slot: OwnedSemaphorePermit,
+) -> Result<Response, Status> {
+    let broken = |error: hyper::Error| Status {
+        code: 502,
+        ..Status::new(Reason::ServiceUnavailable, format!("error on the way: {error}; try again"))
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(way.stream)).await.map_err(broken)?;
+    gate.tasks().spawn("proxied connection", async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a proxied connection ended with an error");
+        }
+    });
+    let upgrades = request.headers().contains_key(UPGRADE);
+    let client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let mut onward = http::Request::new(body);
+    *onward.method_mut() = parts.method;
+    *onward.uri_mut() = way
+        .path
+        .parse()
+        .map_err(|_| Status::bad_request(format!("{} is no path that can be asked for", way.path)))?;
+    *onward.headers_mut() = forwarded(parts.headers, upgrades, &way.host);
+    let mut response = sender.send_request(onward).await.map_err(broken)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = client else {
+            return Err(Status::internal("the other end upgraded a connection that was not asked for it"));
+        };
+        let other = hyper::upgrade::on(&mut response);
+        pump(gate, client, other, slot);
+        let (parts, _) = response.into_parts();
+        return Ok(Response::from_parts(parts, Body::Empty));
+    }
+    let (mut parts, body) = response.into_parts();
+    // The place is held as long as the body flows: a followed log is a stream too.
+    let body = held(Body::from(body), slot);
+    if way.judged && !parts.status.is_success() && !parts.status.is_redirection() {
+        let text = wire::body::read(body, ERROR_BYTES).await.unwrap_or_default();
+        return Err(end_status(parts.status.as_u16(), &String::from_utf8_lossy(&text)));
+    }
+    parts.headers.remove(CONNECTION);
+    parts.headers.remove(TRANSFER_ENCODING);
+    Ok(Response::from_parts(parts, body))
+}
+
+/// A body that holds a place until its end.
+fn held(body: Body, slot: OwnedSemaphorePermit) -> Body {
+    use http_body_util::BodyExt as _;
+    Body::stream(futures::stream::unfold((body, slot), |(mut body, slot)| async move {
+        loop {
+            let frame = body.frame().await?;
+            match frame.map(hyper::body::Frame::into_data) {
+                Ok(Ok(data)) => return Some((Ok(data), (body, slot))),
+                Ok(Err(_)) => {}
+                Err(error) => return Some((Err(error), (body, slot))),
+            }
+        }
+    }))
+}
+
+/// The headers that go on: none that say who asks here, none that belong to this hop alone.
+fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
+    headers.remove(AUTHORIZATION);
+    headers.remove(TRANSFER_ENCODING);
+    if !upgrades {
+        headers.remove(CONNECTION);
+        headers.remove(UPGRADE);
+    }
+    let own: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+    // A token in a WebSocket's protocols is for the gate alone.
+    if let Some(protocols) =
+        headers.get(http::header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok())
+        && protocols.contains("base64url.bearer.authorization.k8s.io.")
+    {
+        let kept: Vec<&str> = protocols
+            .split(',')
+            .map(str::trim)
+            .filter(|protocol| !protocol.starts_with("base64url.bearer.authorization.k8s.io."))
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
+            headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(HOST, host);
+    }
+    headers
+}
+
+/// Moves bytes both ways until both ends are done or the server stops.
+fn pump(
+    gate: &Arc<Gate>,
+    client: hyper::upgrade::OnUpgrade,
+    other: hyper::upgrade::OnUpgrade,
+    slot: OwnedSemaphorePermit,
+) {
+    let stop = gate.stop().clone();
+    gate.tasks().spawn("upgraded stream", async move {
+        let (client, other) = match futures::future::try_join(client, other).await {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
+        };
+        let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
+        if let Some(Err(error)) = stop.or(tokio::io::copy_bidirectional(&mut client, &mut other)).await {
+            tracing::debug!(%error, "an upgraded stream was cut");
+        }
+        drop(slot);
+    });
+}
+
+/// An error of the node's agent as a status: its text is the message.
+fn end_status(code: u16, text: &str) -> Status {
+    let reason = match code {
+        400 => Reason::BadRequest,
+        401 => Reason::Unauthorized,
+        403 => Reason::Forbidden,
+        404 => Reason::NotFound,
+        429 => Reason::TooManyRequests,
+        503 => Reason::ServiceUnavailable,
+        504 => Reason::Timeout,
+        _ => Reason::InternalError,
+    };
+    let text = text.trim();
+    let message = if text.is_empty() {
+        "an error on the server has prevented the request from succeeding"
+    } else {
+        text
+    };
+    Status { code, ..Status::new(reason, message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_do_not_go_on() {
+        let headers = HeaderMap::from_iter([
+            (AUTHORIZATION, HeaderValue::from_static("Bearer x")),
+            (UPGRADE, HeaderValue::from_static("websocket")),
+            (
+                http::header::SEC_WEBSOCKET_PROTOCOL,
+                HeaderValue::from_static("v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.abc"),
+            ),
+        ]);
+        let onward = forwarded(headers, true, "h:1");
+        assert!(onward.get(AUTHORIZATION).is_none());
+        assert_eq!(onward[http::header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
+    }
+}
