@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod images;
 mod kills;
+mod ledger;
 mod load;
 mod mutants;
 mod pods;

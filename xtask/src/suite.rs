@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
+use crate::ledger::Ledger;
 use crate::project::Project;
 use crate::{kills, prerequisites, script, test, uml, upstream};
 
@@ -13,7 +14,7 @@ use crate::{kills, prerequisites, script, test, uml, upstream};
 const SUITES: [(&str, &str); 4] = [
     ("first-light", "the user's script in every form (tests/first-light.sh)"),
     ("kills", "kill -9 of server, agent and pod processes at random instants under load"),
-    ("kubectl", "kubectl's own verbs against `ondol up`, one short case each (conformance/kubectl.sh)"),
+    ("kubectl", "upstream's own tests of kubectl, test/cmd, against `ondol server` (conformance/kubectl.sh)"),
     ("sandbox-v2", "the sandbox's kernel tests on cgroup version 2, under user-mode Linux"),
 ];
 
@@ -49,12 +50,14 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         "sandbox-v2" => uml::run(project, None)?,
         script => run_script(project, script)?,
     };
-    let ledger = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
+    let path = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut ledger = Ledger::read(&text).with_context(|| format!("{} is damaged", path.display()))?;
     if arguments.record {
-        fs::write(&ledger, outcome.iter().map(|(name, passed)| line(name, *passed)).collect::<String>())?;
+        ledger.record(&outcome);
+        fs::write(&path, ledger.to_string())?;
     }
-    let text = fs::read_to_string(&ledger).with_context(|| format!("reading {}", ledger.display()))?;
-    let lost: Vec<&str> = passing(&text).filter(|name| outcome.get(*name) != Some(&true)).collect();
+    let lost = ledger.lost(&outcome);
     let passed = outcome.values().filter(|passed| **passed).count();
     println!("{passed} passed, {} failed", outcome.len() - passed);
     if !lost.is_empty() {
@@ -107,6 +110,13 @@ fn run_script(project: &Project, name: &str) -> Result<BTreeMap<String, bool>> {
     command::run(command("cargo", ["build", "--locked", "--package", "ondol"]).current_dir(project.root()))?;
     let mut script = command("bash", [project.root().join("conformance").join(format!("{name}.sh"))]);
     script.env("ONDOL", project.binary("debug", "ondol")).env("KUBECTL", &kubectl.path);
+    if name == "kubectl" {
+        // Upstream's scripts call it.
+        prerequisites::install(if command::exists("jq") { &[] } else { &["jq"] })?;
+        script
+            .env("KUBERNETES", upstream::kubernetes(project)?)
+            .env("LOGS", project.target().join("kubectl"));
+    }
     let mut outcome = BTreeMap::new();
     let finished = command::follow(&mut script, |line| {
         for (word, passed) in [("PASS ", true), ("FAIL ", false)] {
@@ -122,24 +132,4 @@ fn run_script(project: &Project, name: &str) -> Result<BTreeMap<String, bool>> {
         );
     }
     Ok(outcome)
-}
-
-fn line(name: &str, passed: bool) -> String {
-    format!("{} {name}\n", if passed { "pass" } else { "fail" })
-}
-
-/// The tests that the ledger says pass.
-fn passing(ledger: &str) -> impl Iterator<Item = &str> {
-    ledger.lines().filter_map(|line| line.strip_prefix("pass "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_into_the_ledger_is_read_again() {
-        let ledger = [line("get", true), line("edit", false), line("wait", true)].concat();
-        assert_eq!(passing(&ledger).collect::<Vec<_>>(), ["get", "wait"]);
-    }
 }

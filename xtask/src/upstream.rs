@@ -134,6 +134,26 @@ pub fn binary(project: &Project, name: &str) -> Result<PathBuf> {
     if kept.exists() { Ok(kept) } else { build(project, &go()?, name) }
 }
 
+/// The sources of Kubernetes, as Go's module cache keeps them: read-only.
+pub fn kubernetes(project: &Project) -> Result<PathBuf> {
+    let module = module(project)?;
+    let mut download = command(go()?, ["mod", "download", "-json", "k8s.io/kubernetes"]);
+    let told = command::read(download.current_dir(module).env("GOTOOLCHAIN", "local").env("GOFLAGS", ""))?;
+    let told: serde_json::Value = serde_json::from_str(&told).context("go mod download tells no JSON")?;
+    Ok(told["Dir"].as_str().context("go mod download tells no folder")?.into())
+}
+
+/// The module that pins all versions, where Go may work in it.
+fn module(project: &Project) -> Result<PathBuf> {
+    let module = project.cache().join("upstream").join("module");
+    fs::create_dir_all(&module)?;
+    for file in ["go.mod", "go.sum", "tools.go"] {
+        let source = project.root().join("xtask/upstream").join(file);
+        fs::copy(&source, module.join(file)).with_context(|| format!("copying {}", source.display()))?;
+    }
+    Ok(module)
+}
+
 /// Builds a binary unless the cache has it.
 fn build(project: &Project, go: &Path, name: &str) -> Result<PathBuf> {
     let binary = cached(project, name);
@@ -141,13 +161,8 @@ fn build(project: &Project, go: &Path, name: &str) -> Result<PathBuf> {
         return Ok(binary);
     }
     let (_, package) = BINARIES.iter().find(|(other, _)| *other == name).context("an unknown binary")?;
-    let module = project.cache().join("upstream").join("module");
-    fs::create_dir_all(&module)?;
+    let module = module(project)?;
     fs::create_dir_all(binary.parent().context("the cache has a folder")?)?;
-    for file in ["go.mod", "go.sum", "tools.go"] {
-        let source = project.root().join("xtask/upstream").join(file);
-        fs::copy(&source, module.join(file)).with_context(|| format!("copying {}", source.display()))?;
-    }
     let stamp = "k8s.io/component-base/version";
     let flags = format!(
         "-s -w -X {stamp}.gitVersion={VERSION} -X {stamp}.gitMajor=1 -X {stamp}.gitMinor=37 \
