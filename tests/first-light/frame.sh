@@ -1,6 +1,7 @@
 # What every part of the script uses: points, waits, questions to the cluster, snapshots of the machine. Sourced by tests/first-light.sh.
 
-instance="fl$$"
+# Not the process id: in a namespace of its own that is always the same.
+instance="fl$(od -An -N4 -tx1 /dev/urandom | tr -d ' ')"
 scratch=$(mktemp -d /tmp/first-light-XXXXXX)
 # As kubectl takes it: several files, of which some may not exist.
 export KUBECONFIG="$scratch/absent:$scratch/kubeconfig"
