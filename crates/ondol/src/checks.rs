@@ -80,10 +80,25 @@ fn wire_listen(address: SocketAddr) -> std::io::Result<()> {
     TcpListener::bind(address).map(|_| ())
 }
 
-/// Whether the ranges are free: a route to one of them would swallow the pods' packets, or the pods another's.
+/// The longest prefixes: of pods, so that there is a gateway and a pod; of Services, so that the tenth address, which
+/// is the DNS server's, is one of them.
+const POD_PREFIX_MAX: u8 = 29;
+const SERVICE_PREFIX_MAX: u8 = 28;
+
+/// Whether the ranges are of use, and free: a route to one of them would swallow the pods' packets, or the pods another's.
 pub fn ranges(layout: &Layout, facts: &Facts) -> anyhow::Result<()> {
     let own = layout.instance.bridge();
-    for (range, flag) in [(facts.pods()?, "--pod-cidr"), (facts.services()?, "--service-cidr")] {
+    let both = [
+        (facts.pods()?, "--pod-cidr", POD_PREFIX_MAX),
+        (facts.services()?, "--service-cidr", SERVICE_PREFIX_MAX),
+    ];
+    for (range, flag, longest) in both {
+        if !range.address().is_ipv4() {
+            bail!("{range} is a range of IPv6, which is not supported yet: choose one of IPv4 with {flag}");
+        }
+        if range.prefix() > longest {
+            bail!("{range} is too small: choose a prefix of at most {longest} bits with {flag}");
+        }
         let clash = routes().into_iter().find(|route| route.link != own && overlap(&route.range, &range));
         if let Some(route) = clash {
             bail!(
@@ -102,6 +117,7 @@ pub fn ranges(layout: &Layout, facts: &Facts) -> anyhow::Result<()> {
 
 /// Whether the data folder can hold writable layers: tries it. What was made for that goes again if it cannot.
 pub fn data(layout: &Layout) -> anyhow::Result<()> {
+    layout.refuse_foreign()?;
     let first_new = layout.data.ancestors().take_while(|folder| !folder.exists()).last().map(Path::to_owned);
     let result = data_in(layout);
     if let (Err(_), Some(folder)) = (&result, first_new) {
@@ -173,6 +189,25 @@ mod tests {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = port(holder.local_addr().unwrap().port()).unwrap_err();
         assert!(error.to_string().contains("--api-port"), "{error}");
+    }
+
+    #[test]
+    fn ranges_that_are_of_no_use_are_refused_with_their_option() {
+        let layout = Layout::new("t-ranges", None).unwrap();
+        let check = |pods: &str, services: &str, words: &str| {
+            let wanted = cli::arguments::Ranges {
+                pod_cidr: Some(pods.to_owned()),
+                service_cidr: Some(services.to_owned()),
+                ..cli::arguments::Ranges::default()
+            };
+            let facts = Facts::load_or_choose(&layout, &wanted).unwrap();
+            let error = ranges(&layout, &facts).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        check("10.1.0.0/30", "10.2.0.0/16", "--pod-cidr");
+        check("10.1.0.0/16", "10.2.0.0/29", "--service-cidr");
+        check("fd00::/64", "10.2.0.0/16", "IPv6");
+        check("10.1.0.0/16", "10.1.2.0/24", "overlap");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::checks;
 use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::run::longest_end;
+use crate::turn::Turn;
 use crate::up::holder;
 
 /// How often a process that ends is looked at.
@@ -31,17 +32,32 @@ const KILLED: Duration = Duration::from_secs(10);
 pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Result<()> {
     checks::root()?;
     let mut layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
+    // Damage is no reason not to end or to remove an instance.
+    let kept = |path: PathBuf| Facts::read(&path).ok().flatten();
+    let last_run = kept(layout.run.join("instance.json"));
     if arguments.data_dir.is_none()
-        && let Some(facts) = Facts::read(&layout.run.join("instance.json"))
+        && let Some(facts) = &last_run
         && facts.data_dir.is_absolute()
     {
         // It runs, or ran before the next reboot, with a place of its own.
-        layout.data = facts.data_dir;
+        layout.data.clone_from(&facts.data_dir);
+    }
+    if !layout.run.exists() && !layout.facts().exists() && !options.wipe {
+        bail!(
+            "there is no instance {}: nothing in {}; \"--instance\" names another, \"--data-dir\" another place",
+            layout.instance,
+            layout.data.display()
+        );
     }
     if options.wipe && !options.yes && !is_sure(&layout)? {
         bail!("nothing was removed");
     }
-    let facts = Facts::read(&layout.facts()).or_else(|| Facts::read(&layout.run.join("instance.json")));
+    // The common place is ours by its name; another is ours if an instance has said so.
+    let is_ours = layout.facts().exists()
+        || arguments.data_dir.is_none()
+        || last_run.as_ref().is_some_and(|facts| facts.data_dir == layout.data);
+    let facts = kept(layout.facts()).or(last_run);
+    let turn = Turn::take(&layout)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut steps = Steps::new(clock);
     runtime.block_on(async {
@@ -55,10 +71,17 @@ pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Res
     })?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     if !options.wipe {
+        turn.end();
         println!("down; \"ondol up\" brings everything back, \"ondol down --wipe\" removes the data");
         return Ok(());
     }
-    wipe(arguments, &layout, facts.as_ref(), &mut steps)
+    wipe(arguments, &layout, facts.as_ref(), is_ours, &mut steps)?;
+    turn.end();
+    for root in Layout::roots() {
+        // Ours if it is empty.
+        let _ = std::fs::remove_dir(root);
+    }
+    Ok(())
 }
 
 fn is_sure(layout: &Layout) -> anyhow::Result<bool> {
@@ -125,6 +148,7 @@ fn wipe(
     arguments: &Arguments,
     layout: &Layout,
     facts: Option<&Facts>,
+    is_ours: bool,
     steps: &mut Steps,
 ) -> anyhow::Result<()> {
     let record = layout.network_record();
@@ -132,14 +156,29 @@ fn wipe(
         wipe_network_without_record(layout)?;
     }
     steps.done("links, rules and settings are removed");
-    for folder in [layout.pods(), layout.data.clone(), layout.run.clone()] {
-        remove(&folder)?;
+    forget_contexts(arguments, layout, facts, steps)?;
+    remove(&layout.run)?;
+    if is_ours {
+        layout.data_entries().try_for_each(|path| remove(&path))?;
     }
-    for root in Layout::roots() {
-        // Ours if it is empty.
-        let _ = std::fs::remove_dir(root);
-    }
-    steps.done(&format!("{} is removed", layout.data.display()));
+    // What is somebody else's stays, and so does a folder on which a disk is mounted.
+    let gone = is_ours && std::fs::remove_dir(&layout.data).is_ok() || !layout.data.exists();
+    steps.done(&match gone {
+        true => format!("{} is removed", layout.data.display()),
+        false => {
+            format!("what was Ondol's in {} is removed; the folder is not ours alone", layout.data.display())
+        }
+    });
+    Ok(())
+}
+
+/// Removes our context from every kubeconfig that has it.
+fn forget_contexts(
+    arguments: &Arguments,
+    layout: &Layout,
+    facts: Option<&Facts>,
+    steps: &mut Steps,
+) -> anyhow::Result<()> {
     let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     let mut configs = facts.map(|facts| facts.kubeconfigs.clone()).unwrap_or_default();
     configs.push(kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home));
@@ -163,14 +202,16 @@ fn wipe_network_without_record(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes a folder with whatever is mounted in it.
-fn remove(folder: &Path) -> anyhow::Result<()> {
-    if std::fs::symlink_metadata(folder).is_err() {
-        return Ok(());
-    }
-    unmount_below(folder)?;
-    std::fs::remove_dir_all(folder)
-        .with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", folder.display()))
+/// Removes a file, or a folder with whatever is mounted in it.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let removed = if metadata.is_dir() {
+        unmount_below(path)?;
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    removed.with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", path.display()))
 }
 
 fn unmount_below(folder: &Path) -> anyhow::Result<()> {

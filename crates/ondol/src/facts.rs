@@ -41,15 +41,26 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// What was kept, if anything; damage is told as if nothing was.
-    pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    /// What was kept, if anything.
+    pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| format!("{} cannot be read", path.display()))?,
+        };
+        let facts = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is damaged, which tells the instance's ports and ranges: restore it, or remove it and give \
+                 --api-port, --pod-cidr and --service-cidr as they were",
+                path.display()
+            )
+        });
+        facts.map(Some)
     }
 
     /// What was kept, or choices that fit this machine; what the user asks for wins where nothing depends on the
     /// former choice.
     pub fn load_or_choose(layout: &Layout, wanted: &Ranges) -> anyhow::Result<Self> {
-        let kept = Self::read(&layout.facts());
+        let kept = Self::read(&layout.facts())?;
         let mut facts = match kept.clone() {
             Some(kept) => kept,
             None => Self::choose(layout, wanted)?,
@@ -125,7 +136,9 @@ fn others(layout: &Layout) -> Vec<Facts> {
         Layout::roots().into_iter().filter_map(|root| std::fs::read_dir(root).ok()).flatten().flatten();
     folders
         .filter(|folder| folder.file_name().to_str() != Some(layout.instance.name()))
-        .filter_map(|folder| Facts::read(&folder.path().join("instance.json")))
+        .filter_map(|folder| Facts::read(&folder.path().join("instance.json")).ok().flatten())
+        // One that was killed, and whose data somebody has removed by hand, claims nothing any more.
+        .filter(|facts| facts.data_dir.as_os_str().is_empty() || facts.data_dir.exists())
         .collect()
 }
 
@@ -234,6 +247,16 @@ mod tests {
         assert!(overlap(&range("10.0.0.0/8"), &range("10.1.0.0/16")));
         assert!(overlap(&range("10.1.0.0/16"), &range("10.0.0.0/8")));
         assert!(!overlap(&range("10.1.0.0/16"), &range("10.2.0.0/16")));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("instance.json");
+        assert_eq!(Facts::read(&path).unwrap(), None);
+        std::fs::write(&path, "garbage").unwrap();
+        let error = Facts::read(&path).unwrap_err();
+        assert!(error.to_string().contains("instance.json is damaged"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Where an instance keeps its things. Nothing else in the house knows these paths.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -10,6 +12,22 @@ const NAME_MAX_BYTES: usize = 24;
 /// Data of all instances, and what lives until the next reboot.
 const DATA_ROOT: &str = "/var/lib/ondol";
 const RUN_ROOT: &str = "/run/ondol";
+/// All that an instance makes in its data folder.
+const DATA_ENTRIES: &[&str] = &[
+    "agents",
+    "images",
+    "instance.json",
+    "keys",
+    "logs",
+    "network.json",
+    "ondol.log",
+    "ondol.log.old",
+    "pods",
+    "store",
+    ".check",
+];
+/// What the root of a disk has by itself.
+const OF_THE_DISK: &str = "lost+found";
 
 /// The paths of one instance.
 #[derive(Clone, Debug)]
@@ -39,6 +57,41 @@ impl Layout {
     /// Data folders of all instances that use the common place, and run folders of all.
     pub fn roots() -> [&'static Path; 2] {
         [Path::new(DATA_ROOT), Path::new(RUN_ROOT)]
+    }
+
+    /// Makes the folders of the instance, for root alone. A data folder of somebody else's is left as it is.
+    pub fn make(&self) -> anyhow::Result<()> {
+        self.refuse_foreign()?;
+        for folder in [&self.data, &self.run] {
+            let failed = || format!("cannot make {}", folder.display());
+            std::fs::create_dir_all(folder).with_context(failed)?;
+            std::fs::set_permissions(folder, Permissions::from_mode(0o700)).with_context(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A data folder that no instance has used must be new or empty: a wipe would remove what is in it.
+    pub fn refuse_foreign(&self) -> anyhow::Result<()> {
+        if self.facts().exists() || !self.data.exists() {
+            return Ok(());
+        }
+        let unreadable = || format!("{} cannot be used as data folder", self.data.display());
+        for entry in std::fs::read_dir(&self.data).with_context(unreadable)? {
+            let name = entry.with_context(unreadable)?.file_name();
+            let ours = name.to_str().is_some_and(|name| DATA_ENTRIES.contains(&name) || name == OF_THE_DISK);
+            if !ours {
+                bail!(
+                    "{} holds {name:?}, which is not Ondol's: choose a new or empty folder with --data-dir",
+                    self.data.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the data folder is the instance's own.
+    pub fn data_entries(&self) -> impl Iterator<Item = PathBuf> {
+        DATA_ENTRIES.iter().map(|name| self.data.join(name))
     }
 
     /// What the instance remembers of itself.
@@ -101,6 +154,11 @@ impl Layout {
         self.run.join("lock")
     }
 
+    /// Held by the command that starts or ends the instance. Beside the run folder, which a wipe removes.
+    pub fn turn(&self) -> PathBuf {
+        self.run.with_extension("turn")
+    }
+
     /// The root of cgroups.
     pub fn cgroup_root(&self) -> String {
         format!("/ondol/{}", self.instance)
@@ -125,6 +183,28 @@ mod tests {
         assert!(layout.sandboxes().as_os_str().len() <= 40);
         assert!(Layout::new(&"x".repeat(NAME_MAX_BYTES + 1), None).is_err());
         assert!(Layout::new("../x", None).is_err());
+    }
+
+    #[test]
+    fn a_folder_with_somebody_elses_files_is_refused_and_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout =
+            |name: &str| Layout { run: folder.path().join("run"), ..place(&folder.path().join(name)) };
+        fn place(data: &Path) -> Layout {
+            Layout::new("t-foreign", Some(data)).unwrap()
+        }
+        for name in ["mine", "disk"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::set_permissions(folder.path().join(name), Permissions::from_mode(0o755)).unwrap();
+        }
+        std::fs::write(folder.path().join("mine/precious"), "").unwrap();
+        std::fs::create_dir(folder.path().join("disk/lost+found")).unwrap();
+        let error = layout("mine").make().unwrap_err();
+        assert!(error.to_string().contains("precious"), "{error}");
+        let mode = std::fs::metadata(folder.path().join("mine")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        layout("disk").make().unwrap();
+        layout("new").make().unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod layout;
 mod log;
 mod run;
 mod server;
+mod turn;
 mod up;
 
 use std::process::ExitCode;
@@ -77,7 +78,8 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
 /// Verbs that ask a running instance.
 fn ask(arguments: &Arguments, layout: &Layout, clock: &Clock) -> anyhow::Result<()> {
     checks::root()?;
-    let kept = facts::Facts::read(&layout.run.join("instance.json"));
+    // Who only asks is not kept from it by a damaged file.
+    let kept = facts::Facts::read(&layout.run.join("instance.json")).ok().flatten();
     let data = kept.map(|facts| facts.data_dir).filter(|data| data.is_absolute());
     let log = Layout { data: data.unwrap_or_else(|| layout.data.clone()), ..layout.clone() }.log();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -102,9 +104,9 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
     let nodes =
         options.nodes.iter().map(|node| invitation::parse_node(node)).collect::<Result<Vec<_>, _>>()?;
     let facts = facts::Facts::load_or_choose(&layout, &options.ranges)?;
+    checks::ranges(&layout, &facts)?;
     checks::port(facts.api_port)?;
-    run::make_private(&layout.data)?;
-    run::make_private(&layout.run)?;
+    layout.make()?;
     facts.write(&layout)?;
     if !options.no_kubeconfig {
         up::remember(arguments, &layout, facts.clone(), options.advertise_address, clock)?;
@@ -125,8 +127,7 @@ fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result
     }
     checks::kernel()?;
     checks::data(&layout)?;
-    run::make_private(&layout.data)?;
-    run::make_private(&layout.run)?;
+    layout.make()?;
     // For `down` and for other instances: where the data lies and which ranges are in use.
     let facts = facts::Facts {
         api_port: 0,

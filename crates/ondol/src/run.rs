@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +87,6 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
 
 /// Takes the instance for this process; the kernel lets go of it when the process ends, however it ends.
 fn lock(layout: &Layout) -> anyhow::Result<File> {
-    make_private(&layout.run)?;
     let path = layout.lock();
     let mut file = File::options()
         .create(true)
@@ -104,14 +102,6 @@ fn lock(layout: &Layout) -> anyhow::Result<File> {
     file.rewind()?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
-}
-
-/// A folder that only root can enter.
-pub fn make_private(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = || format!("cannot make {}", path.display());
-    std::fs::create_dir_all(path).with_context(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).with_context(failed)
 }
 
 async fn live(

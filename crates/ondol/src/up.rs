@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use crate::checks;
 use crate::facts::Facts;
 use crate::layout::Layout;
-use crate::run::{Role, make_private, run};
+use crate::run::{Role, run};
+use crate::turn::Turn;
 
 /// How often the background process is looked for until it answers.
 const LOOK: Duration = Duration::from_millis(5);
@@ -35,12 +36,20 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let admin = Admin::new(&layout.admin_socket());
     let node = node_name(options.node_name.as_deref())?;
-    if arguments.detached || options.foreground {
+    if arguments.detached {
+        // The command that has started us has the turn.
+        let facts = prepare(&layout, options, clock)?;
+        return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
+    }
+    let turn = Turn::take(&layout)?;
+    if options.foreground {
         checks::alone(&layout)?;
         let facts = prepare(&layout, options, clock)?;
-        if !arguments.detached && !options.no_kubeconfig {
+        if !options.no_kubeconfig {
             remember(arguments, &layout, facts.clone(), None, clock)?;
         }
+        // From here on the instance's own lock tells that it runs.
+        turn.end();
         return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
     }
     if let Some(status) = runtime.block_on(running(&admin, clock)) {
@@ -50,6 +59,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
             status["pid"],
             status["server"].as_str().unwrap_or("no API here")
         );
+        turn.end();
         return Ok(());
     }
     let mut steps = Steps::new(clock);
@@ -72,6 +82,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         let path = remember(arguments, &layout, facts, None, clock)?;
         steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
     }
+    turn.end();
     println!("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
     Ok(())
 }
@@ -113,8 +124,7 @@ fn prepare(layout: &Layout, options: &Up, clock: &Clock) -> anyhow::Result<Facts
     checks::ranges(layout, &facts)?;
     free_port(facts.api_port, clock)?;
     checks::data(layout)?;
-    make_private(&layout.data)?;
-    make_private(&layout.run)?;
+    layout.make()?;
     facts.write(layout)?;
     Ok(facts)
 }
