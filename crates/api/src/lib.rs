@@ -10,6 +10,7 @@
 //! - [`print`]: objects as rows of a table.
 //! - [`status`]: the one error that crosses the API.
 //! - [`time`]: the two forms of a time.
+//! - [`yaml`]: texts as upstream reads them, and where in a text a node stands.
 //! - [`interface`]: `trait Api`, the narrow waist that loops, node, edge and console see.
 //!
 //! Everything here is synchronous and pure but for the trait's signatures. This crate knows no HTTP, no store
@@ -29,3 +30,4 @@ pub mod table;
 pub mod time;
 pub mod validation;
 pub mod value;
+pub mod yaml;

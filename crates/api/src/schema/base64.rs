@@ -1,7 +1,7 @@
 //! Checks base64 as Go's decoder does.
 
 /// The canonical form of a base64 text; else the offset that Go names.
-pub(super) fn canonical(text: &str) -> Result<String, usize> {
+pub(crate) fn canonical(text: &str) -> Result<String, usize> {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(bytes.len());
     let mut at = 0;
@@ -63,7 +63,7 @@ fn push(out: &mut String, mut quantum: [u8; 4], count: usize) {
 }
 
 /// The bytes of a text in canonical form.
-pub(super) fn bytes(text: &str) -> Vec<u8> {
+pub(crate) fn bytes(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
     for quantum in text.as_bytes().chunks(4) {
         let mut word = 0u32;
@@ -77,7 +77,7 @@ pub(super) fn bytes(text: &str) -> Vec<u8> {
 }
 
 /// The canonical form of bytes.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let mut word = [0u8; 4];

@@ -12,7 +12,7 @@
 //! YAML becomes JSON first ([`yaml_to_json`]); a patched tree is written and decoded again, so there is one way in.
 //! Everything is a pure function of its arguments.
 
-mod base64;
+pub(crate) mod base64;
 mod decode;
 mod defaults;
 mod derived;
@@ -23,13 +23,11 @@ pub mod protobuf;
 mod scan;
 mod time;
 mod validate;
-mod yaml;
 
 pub use decode::{Decoded, FieldValidation, TypeMeta, decode, summary, type_meta};
 pub use defaults::apply_defaults;
 pub use finish::finish;
 pub use validate::validate;
-pub use yaml::yaml_to_json;
 
 /// Why a text cannot be read as an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +41,11 @@ pub enum DecodeError {
     /// Strict validation was asked for, and there are unknown or repeated fields.
     #[error("strict decoding error: {}", .0.join(", "))]
     Strict(Vec<String>),
+}
+
+/// The JSON of a YAML text, as [`crate::yaml`] reads it.
+pub fn yaml_to_json(text: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    crate::yaml::to_json(text).map_err(|error| DecodeError::Syntax(error.to_string()))
 }
 
 #[cfg(test)]
