@@ -1,173 +1,194 @@
 //! Which nodes will do. One function a rule, all named in [`FILTERS`], in upstream's order.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use api::value::Str;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
+use crate::affinity::{self, Near};
 use crate::cluster::{Cluster, Node};
-use crate::pod::{Pod, Spread};
+use crate::pod::Pod;
+use crate::spread::{self, Counted};
 
-/// Why a node will not do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// In upstream's words; several where several resources lack.
-    pub reasons: Vec<String>,
-    /// Whether evicting pods could not help.
-    pub unresolvable: bool,
+/// What a rule says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It will do.
+    Fits,
+    /// It will not, as long as its pods are there.
+    Refused,
+    /// It will not, and evicting pods could not help.
+    Hopeless,
 }
+
+/// Why a node will not do, in upstream's words; several where several resources lack.
+pub type Reasons = Vec<Cow<'static, str>>;
 
 /// One rule.
 pub struct Filter {
     /// Upstream's name of the plugin.
     pub name: &'static str,
-    /// `None` if the node will do.
-    pub check: fn(&Request, &Node) -> Option<Rejection>,
+    /// Whether it has anything to say about a pod at all.
+    pub concerns: fn(&Request) -> bool,
+    /// Says whether a node will do, and puts the reason why not into the list.
+    pub check: fn(&Request, &Cluster, &Node, &mut Reasons) -> Verdict,
 }
 
-/// All rules, in the order in which they are asked; the first that rejects a node gives the reason.
+/// All rules, in the order in which they are asked; the first that refuses a node gives the reason.
 pub const FILTERS: &[Filter] = &[
-    Filter { name: "NodeUnschedulable", check: node_unschedulable },
-    Filter { name: "NodeName", check: node_name },
-    Filter { name: "TaintToleration", check: taint_toleration },
-    Filter { name: "NodeAffinity", check: node_affinity },
-    Filter { name: "NodePorts", check: node_ports },
-    Filter { name: "NodeResourcesFit", check: node_resources_fit },
-    Filter { name: "PodTopologySpread", check: pod_topology_spread },
+    Filter { name: "NodeName", concerns: |request| !request.pod.node.is_empty(), check: node_name },
+    Filter { name: "NodeUnschedulable", concerns: |_| true, check: node_unschedulable },
+    Filter { name: "TaintToleration", concerns: |_| true, check: taint_toleration },
+    Filter {
+        name: "NodeAffinity",
+        concerns: |request| !request.pod.required.is_empty(),
+        check: node_affinity,
+    },
+    Filter { name: "NodePorts", concerns: |request| !request.pod.ports.is_empty(), check: node_ports },
+    Filter { name: "NodeResourcesFit", concerns: |_| true, check: node_resources_fit },
+    Filter {
+        name: "PodTopologySpread",
+        concerns: |request| !request.spreads.is_empty(),
+        check: spread::check,
+    },
+    Filter { name: "InterPodAffinity", concerns: |request| !request.near.is_empty(), check: affinity::check },
 ];
 
-/// A pod that looks for a place, with what is counted once for all nodes.
+/// A set of [`FILTERS`], by their place in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filters(u32);
+
+impl Filters {
+    /// Adds a filter.
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    /// Adds a filter by its name.
+    pub fn insert_named(&mut self, name: &str) {
+        if let Some(index) = FILTERS.iter().position(|filter| filter.name == name) {
+            self.insert(index);
+        }
+    }
+
+    /// Whether the filter of this name is in it.
+    pub fn contains(self, name: &str) -> bool {
+        FILTERS.iter().position(|filter| filter.name == name).is_some_and(|index| self.0 & (1 << index) != 0)
+    }
+}
+
+/// A pod that looks for a place, with what is counted once for all nodes. It holds as long as no pod and no node
+/// changes.
 pub struct Request<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// For each required spread constraint: matching pods by domain.
-    spreads: Vec<Counted<'a>>,
-}
-
-struct Counted<'a> {
-    constraint: &'a Spread,
-    by_domain: BTreeMap<Str, i64>,
-    self_match: i64,
+    /// Its required spread constraints.
+    pub spreads: Vec<Counted>,
+    /// Its affinities, and those of others that concern it.
+    pub near: Near,
+    filters: Vec<usize>,
 }
 
 impl<'a> Request<'a> {
     /// Counts what the rules need of the whole cluster.
-    pub fn new(pod: &'a Pod, cluster: &Cluster) -> Self {
-        let required = pod.spread.iter().filter(|constraint| constraint.required);
-        let keys: Vec<&Spread> = required.clone().collect();
-        let spreads = required.map(|constraint| {
-            let mut by_domain: BTreeMap<Str, i64> = BTreeMap::new();
-            for node in cluster.nodes() {
-                let has_all_keys = keys.iter().all(|other| node.label(&other.topology_key).is_some());
-                if !has_all_keys || !counts(pod, constraint, node) {
-                    continue;
-                }
-                if let Some(domain) = node.label(&constraint.topology_key) {
-                    *by_domain.entry(domain.into()).or_default() += matching(pod, constraint, node);
-                }
+    pub fn new(pod: &'a Pod, cluster: &mut Cluster) -> Self {
+        let spreads = spread::count(pod, cluster);
+        let near = Near::count(pod, cluster);
+        let mut request = Self { pod, spreads, near, filters: Vec::new() };
+        let concerned = FILTERS.iter().enumerate().filter(|(_, filter)| (filter.concerns)(&request));
+        request.filters = concerned.map(|(index, _)| index).collect();
+        request
+    }
+
+    /// Whether a node will do; if not, which of [`FILTERS`] refused it, and why, in `reasons`.
+    pub fn check(&self, cluster: &Cluster, node: &Node, reasons: &mut Reasons) -> (Verdict, usize) {
+        for index in &self.filters {
+            let verdict = (FILTERS[*index].check)(self, cluster, node, reasons);
+            if verdict != Verdict::Fits {
+                return (verdict, *index);
             }
-            Counted { self_match: i64::from(constraint.selector.matches(&pod.labels)), constraint, by_domain }
-        });
-        Self { pod, spreads: spreads.collect() }
+        }
+        (Verdict::Fits, 0)
     }
 
-    /// The first rule's reason why a node will not do.
-    pub fn reject(&self, node: &Node) -> Option<Rejection> {
-        FILTERS.iter().find_map(|filter| (filter.check)(self, node))
+    /// If only nodes of some names need to be looked at, these.
+    pub fn names(&self) -> Option<&'a BTreeSet<Str>> {
+        self.pod.required.names.as_ref()
     }
 }
 
-/// Whether a node takes part in the counting of a constraint.
-pub fn counts(pod: &Pod, constraint: &Spread, node: &Node) -> bool {
-    let affinity = !constraint.honours_affinity || pod.required.matches(&node.name, &node.labels);
-    affinity && (!constraint.honours_taints || untolerated(node, &pod.tolerations).is_none())
+/// What a filter answers: `refused` if it refuses at all.
+pub fn refuse_if(refuses: bool, refused: Verdict, reason: &'static str, reasons: &mut Reasons) -> Verdict {
+    if !refuses {
+        return Verdict::Fits;
+    }
+    reasons.push(Cow::Borrowed(reason));
+    refused
 }
 
-/// Pods on a node that a constraint counts.
-pub fn matching(pod: &Pod, constraint: &Spread, node: &Node) -> i64 {
-    let peers = node.pods.values().filter(|other| other.namespace == pod.namespace);
-    peers.filter(|other| constraint.selector.matches(&other.labels)).count() as i64
-}
-
-fn rejection(reason: &str, unresolvable: bool) -> Option<Rejection> {
-    Some(Rejection { reasons: vec![reason.to_owned()], unresolvable })
-}
-
-fn node_unschedulable(request: &Request, node: &Node) -> Option<Rejection> {
+fn node_unschedulable(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
     if !node.unschedulable {
-        return None;
+        return Verdict::Fits;
     }
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    let tolerated = request.pod.tolerations.iter().any(|toleration| tolerates(toleration, &taint));
-    if tolerated { None } else { rejection("node(s) were unschedulable", true) }
+    let borne = request.pod.tolerations.iter().any(|toleration| tolerates(toleration, &taint));
+    refuse_if(!borne, Verdict::Hopeless, "node(s) were unschedulable", reasons)
 }
 
-fn node_name(request: &Request, node: &Node) -> Option<Rejection> {
-    let wanted = &request.pod.node;
-    if wanted.is_empty() || *wanted == node.name {
-        return None;
-    }
-    rejection("node(s) didn't match the requested node name", true)
+fn node_name(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
+    let other = request.pod.node != node.name;
+    refuse_if(other, Verdict::Hopeless, "node(s) didn't match the requested node name", reasons)
 }
 
-fn taint_toleration(request: &Request, node: &Node) -> Option<Rejection> {
-    untolerated(node, &request.pod.tolerations)?;
-    rejection("node(s) had untolerated taint(s)", true)
+fn taint_toleration(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
+    let untolerated = untolerated(node, &request.pod.tolerations).is_some();
+    refuse_if(untolerated, Verdict::Hopeless, "node(s) had untolerated taint(s)", reasons)
 }
 
-fn node_affinity(request: &Request, node: &Node) -> Option<Rejection> {
-    if request.pod.required.matches(&node.name, &node.labels) {
-        return None;
-    }
-    rejection("node(s) didn't match Pod's node affinity/selector", true)
+fn node_affinity(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
+    let matches = request.pod.required.matches(&node.name, &node.labels);
+    refuse_if(!matches, Verdict::Hopeless, "node(s) didn't match Pod's node affinity/selector", reasons)
 }
 
-fn node_ports(request: &Request, node: &Node) -> Option<Rejection> {
+fn node_ports(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
     let taken = request.pod.ports.iter().any(|port| node.ports.iter().any(|other| port.conflicts(other)));
-    if taken { rejection("node(s) didn't have free ports for the requested pod ports", false) } else { None }
+    let reason = "node(s) didn't have free ports for the requested pod ports";
+    refuse_if(taken, Verdict::Refused, reason, reasons)
 }
 
-fn node_resources_fit(request: &Request, node: &Node) -> Option<Rejection> {
-    let mut reasons = Vec::new();
-    let mut unresolvable = false;
-    if node.pods.len() as i64 + 1 > node.max_pods {
-        reasons.push("Too many pods".to_owned());
+fn node_resources_fit(request: &Request, _: &Cluster, node: &Node, reasons: &mut Reasons) -> Verdict {
+    let full = node.pods.len() as i64 + 1 > node.max_pods;
+    let asked = &request.pod.requests;
+    if !full && asked.fits(&node.allocatable, &node.requested) {
+        return Verdict::Fits;
     }
-    for (name, hopeless) in request.pod.requests.lacking(&node.allocatable, &node.requested) {
-        reasons.push(format!("Insufficient {name}"));
-        unresolvable |= hopeless;
+    let mut verdict = Verdict::Refused;
+    if full {
+        reasons.push(Cow::Borrowed("Too many pods"));
     }
-    (!reasons.is_empty()).then_some(Rejection { reasons, unresolvable })
-}
-
-fn pod_topology_spread(request: &Request, node: &Node) -> Option<Rejection> {
-    request.spreads.iter().find_map(|counted| {
-        let constraint = counted.constraint;
-        let Some(domain) = node.label(&constraint.topology_key) else {
-            return rejection(
-                "node(s) didn't match pod topology spread constraints (missing required label)",
-                true,
-            );
-        };
-        let domains = counted.by_domain.len() as i64;
-        let fewest = counted.by_domain.values().min().copied().unwrap_or_default();
-        let fewest = if domains < constraint.min_domains { 0 } else { fewest };
-        let here = counted.by_domain.get(domain).copied().unwrap_or_default();
-        if here + counted.self_match - fewest > constraint.max_skew {
-            return rejection("node(s) didn't match pod topology spread constraints", false);
+    asked.lacking(&node.allocatable, &node.requested, |name, hopeless| {
+        reasons.push(match name {
+            "cpu" => Cow::Borrowed("Insufficient cpu"),
+            "memory" => Cow::Borrowed("Insufficient memory"),
+            other => Cow::Owned(format!("Insufficient {other}")),
+        });
+        if hopeless {
+            verdict = Verdict::Hopeless;
         }
-        None
-    })
+    });
+    verdict
 }
 
 /// The first taint that keeps the pod off the node.
 pub fn untolerated<'a>(node: &'a Node, tolerations: &[Toleration]) -> Option<&'a Taint> {
-    let hard = node.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
-    hard.into_iter().find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+    let mut hard =
+        node.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    hard.find(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
 /// Whether a toleration bears a taint.

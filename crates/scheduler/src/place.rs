@@ -1,15 +1,16 @@
 //! `place(pod, nodes) -> node`, with reasons.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt;
 
 use api::value::Str;
 use base::Random;
 
-use crate::cluster::{Cluster, Node};
-use crate::filters::Request;
+use crate::cluster::Cluster;
+use crate::filters::{Filters, Reasons, Request, Verdict};
 use crate::pod::Pod;
-use crate::scores::SCORES;
+use crate::preempt::Preemption;
+use crate::scores::{SCORES, View};
 
 /// With fewer nodes than these all are looked at, and never fewer are.
 const FEASIBLE_AT_LEAST: usize = 100;
@@ -41,21 +42,67 @@ pub struct Candidate {
 }
 
 /// Why a pod goes nowhere. `Display` is upstream's sentence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Unschedulable {
     /// How many nodes there are.
     pub nodes: usize,
     /// How many of them have each reason.
-    pub reasons: BTreeMap<String, usize>,
-    /// On how many of them evicting others could not help.
-    pub unresolvable: usize,
+    pub reasons: Histogram,
+    /// What is wrong with the pod itself, whatever the nodes.
+    pub contradiction: Option<&'static str>,
+    /// Which filters refused nodes.
+    pub filters: Filters,
+    /// Whether others can be sent away for it.
+    pub preemption: Preemption,
     /// Rules of the pod that no filter knows; while there is one, the pod is not placed.
     pub unknown: Vec<&'static str>,
 }
 
+/// How often each reason was given.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram(Vec<(Cow<'static, str>, usize)>);
+
+/// What a search through the nodes found.
+struct Search {
+    feasible: Vec<usize>,
+    looked: usize,
+    reasons: Histogram,
+    filters: Filters,
+    /// Nodes that would do if some of their pods went.
+    refused: Vec<usize>,
+}
+
+/// The verdict on a node for which other pods wait.
+type Answered = (usize, (Verdict, usize), Reasons);
+
 impl Placement {
     /// How many candidates an explanation shows.
     pub const SHOWN: usize = 5;
+}
+
+impl Histogram {
+    /// Counts a reason.
+    pub fn add(&mut self, reason: &Cow<'static, str>, nodes: usize) {
+        match self.0.iter_mut().find(|(other, _)| other == reason) {
+            Some((_, count)) => *count += nodes,
+            None => self.0.push((reason.clone(), nodes)),
+        }
+    }
+
+    /// Every reason with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.0.iter().map(|(reason, count)| (&**reason, *count))
+    }
+}
+
+impl fmt::Display for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Sorted as text, as upstream does, so "10 x" comes before "2 y".
+        let mut reasons: Vec<String> =
+            self.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        reasons.sort();
+        f.write_str(&reasons.join(", "))
+    }
 }
 
 impl fmt::Display for Unschedulable {
@@ -71,20 +118,11 @@ impl fmt::Display for Unschedulable {
             return f.write_str("no nodes available to schedule pods");
         }
         let nodes = self.nodes;
-        // Sorted as text, as upstream does, so "10 x" comes before "2 y".
-        let mut reasons: Vec<String> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        reasons.sort();
-        write!(f, "0/{nodes} nodes are available: {}.", reasons.join(", "))?;
-        let mut help = Vec::new();
-        if nodes > self.unresolvable {
-            help.push(format!("{} No preemption victims found for incoming pod", nodes - self.unresolvable));
+        match self.contradiction {
+            Some(contradiction) => write!(f, "0/{nodes} nodes are available: {contradiction}.")?,
+            None => write!(f, "0/{nodes} nodes are available: {}.", self.reasons)?,
         }
-        if self.unresolvable > 0 {
-            help.push(format!("{} Preemption is not helpful for scheduling", self.unresolvable));
-        }
-        help.sort();
-        write!(f, " preemption: 0/{nodes} nodes are available: {}.", help.join(", "))
+        write!(f, "{}", self.preemption)
     }
 }
 
@@ -98,208 +136,205 @@ fn enough(nodes: usize) -> usize {
 }
 
 impl Cluster {
-    /// Finds the best node. Changes nothing but where the next search begins; the caller counts the pod with
-    /// [`Cluster::put_pod`]. Of equal nodes `random` chooses.
+    /// Finds the best node, or says why there is none and whether evicting others helps. Changes nothing but where the
+    /// next search begins and which counts are kept; the caller counts the pod with [`Cluster::put_pod`]. Of equal
+    /// nodes `random` chooses.
     pub fn place(&mut self, pod: &Pod, random: &Random) -> Result<Placement, Unschedulable> {
+        let refusal = Unschedulable { nodes: self.len(), ..Unschedulable::default() };
         if !pod.unknown.is_empty() {
-            return Err(Unschedulable {
-                unknown: pod.unknown.clone(),
-                nodes: self.len(),
-                ..Unschedulable::default()
-            });
+            return Err(Unschedulable { unknown: pod.unknown.clone(), ..refusal });
+        }
+        if self.is_empty() {
+            return Err(refusal);
+        }
+        self.tidy();
+        self.arrange();
+        if pod.required.names.as_ref().is_some_and(|names| names.is_empty()) {
+            let mut filters = Filters::default();
+            filters.insert_named("NodeAffinity");
+            let preemption = Preemption::hopeless(self.len());
+            let contradiction = Some("pod affinity terms conflict");
+            return Err(Unschedulable { contradiction, filters, preemption, ..refusal });
+        }
+        let search = self.search(pod);
+        if search.feasible.is_empty() {
+            let preemption = self.preempt(pod, &search.refused, random);
+            let Search { reasons, filters, .. } = search;
+            return Err(Unschedulable { reasons, filters, preemption, ..refusal });
         }
         let request = Request::new(pod, self);
-        let mut refused = Unschedulable { nodes: self.len(), ..Unschedulable::default() };
-        let wanted = enough(self.len());
-        let mut feasible: Vec<&Node> = Vec::with_capacity(wanted);
-        let slots = self.slots();
-        let (start, mut looked) = (self.next, 0);
-        for offset in 0..slots.len() {
-            let slot = (start + offset) % slots.len();
-            let Some(node) = &slots[slot] else { continue };
-            looked += 1;
-            match request.reject(node) {
-                None => feasible.push(node),
-                Some(rejection) => {
-                    refused.unresolvable += usize::from(rejection.unresolvable);
-                    for reason in rejection.reasons {
-                        *refused.reasons.entry(reason).or_default() += 1;
-                    }
-                }
-            }
-            if feasible.len() == wanted {
-                break;
-            }
-        }
-        if feasible.is_empty() {
-            return Err(refused);
-        }
-        let placement = self.best(&request, &feasible, looked, random);
-        self.next = (start + looked) % self.slots().len();
-        Ok(placement)
+        Ok(self.best(&request, &search.feasible, search.looked, random.bits()))
     }
 
-    fn best(&self, request: &Request, feasible: &[&Node], evaluated: usize, random: &Random) -> Placement {
-        let of_one = |node: &Node| Placement {
-            node: node.name.clone(),
-            candidates: vec![Candidate { node: node.name.clone(), total: 0, scores: Vec::new() }],
+    fn search(&mut self, pod: &Pod) -> Search {
+        let answered = self.answer_for_nominated(pod);
+        let request = Request::new(pod, self);
+        // The node that is being cleared for the pod is looked at first, and is enough.
+        if let Some(slot) = self.slot_of(&pod.nominated) {
+            let search = self.look(&request, &[slot], 0, &answered);
+            if !search.feasible.is_empty() {
+                return search;
+            }
+        }
+        let Some(names) = request.names() else {
+            let search = self.look(&request, self.order(), self.next, &answered);
+            self.next = (self.next + search.looked) % self.len();
+            return search;
+        };
+        let named: Vec<usize> = names.iter().filter_map(|name| self.slot_of(name)).collect();
+        let mut search = self.look(&request, &named, self.next, &answered);
+        self.next = (self.next + search.looked) % self.len();
+        if named.len() < self.len() {
+            let reason = Cow::Borrowed("node(s) didn't satisfy plugin(s) [NodeAffinity]");
+            search.reasons.add(&reason, self.len() - named.len());
+            search.filters.insert_named("NodeAffinity");
+        }
+        search
+    }
+
+    fn look(&self, request: &Request, slots: &[usize], start: usize, answered: &[Answered]) -> Search {
+        let wanted = enough(slots.len());
+        let mut search = Search {
+            feasible: Vec::with_capacity(wanted),
+            looked: 0,
+            reasons: Histogram::default(),
+            filters: Filters::default(),
+            refused: Vec::new(),
+        };
+        let mut reasons = Reasons::new();
+        let start = if slots.is_empty() { 0 } else { start % slots.len() };
+        for slot in slots[start..].iter().chain(&slots[..start]) {
+            let Some(node) = self.slot(*slot) else { continue };
+            search.looked += 1;
+            reasons.clear();
+            let (verdict, filter) = match answered.iter().find(|(other, ..)| other == slot) {
+                Some((_, answer, why)) => {
+                    reasons.clone_from(why);
+                    *answer
+                }
+                None => request.check(self, node, &mut reasons),
+            };
+            if verdict == Verdict::Fits {
+                search.feasible.push(*slot);
+                if search.feasible.len() == wanted {
+                    break;
+                }
+                continue;
+            }
+            search.filters.insert(filter);
+            reasons.iter().for_each(|reason| search.reasons.add(reason, 1));
+            if verdict == Verdict::Refused {
+                search.refused.push(*slot);
+            }
+        }
+        search
+    }
+
+    /// The verdicts on nodes that are being cleared for other pods of no lower priority: there the pod must fit with
+    /// these and without.
+    fn answer_for_nominated(&mut self, pod: &Pod) -> Vec<Answered> {
+        let waited_for = self.nominated.iter().filter(|(_, guests)| {
+            guests.iter().any(|guest| guest.priority >= pod.priority && guest.uid != pod.uid)
+        });
+        let slots: Vec<usize> = waited_for.filter_map(|(node, _)| self.slot_of(node)).collect();
+        let answer = |slot: usize| {
+            let mut reasons = Reasons::new();
+            let answer = self.check_with_nominated(pod, slot, &mut reasons);
+            (slot, answer, reasons)
+        };
+        slots.into_iter().map(answer).collect()
+    }
+
+    /// Whether a node will do, both with the pods for which it is being cleared and without them.
+    pub(crate) fn check_with_nominated(
+        &mut self,
+        pod: &Pod,
+        slot: usize,
+        reasons: &mut Reasons,
+    ) -> (Verdict, usize) {
+        let Some(name) = self.slot(slot).map(|node| node.name.clone()) else { return (Verdict::Hopeless, 0) };
+        let guests = self.nominated.get(&name).into_iter().flatten();
+        let guests: Vec<_> =
+            guests.filter(|guest| guest.priority >= pod.priority && guest.uid != pod.uid).cloned().collect();
+        let mut rounds = vec![&guests[..]];
+        if !guests.is_empty() {
+            rounds.push(&[]);
+        }
+        for guests in rounds {
+            guests.iter().for_each(|guest| self.put_pod(guest, &name));
+            let request = Request::new(pod, self);
+            let answer = match self.slot(slot) {
+                Some(node) => request.check(self, node, reasons),
+                None => (Verdict::Hopeless, 0),
+            };
+            guests.iter().for_each(|guest| {
+                self.remove_pod(&guest.uid);
+            });
+            if answer.0 != Verdict::Fits {
+                return answer;
+            }
+        }
+        (Verdict::Fits, 0)
+    }
+
+    fn best(&mut self, request: &Request, feasible: &[usize], evaluated: usize, seed: u64) -> Placement {
+        let name = |cluster: &Self, slot: usize| {
+            cluster.slot(slot).map(|node| node.name.clone()).unwrap_or_default()
+        };
+        let one = |node: Str| Placement {
+            node: node.clone(),
+            candidates: vec![Candidate { node, total: 0, scores: Vec::new() }],
             feasible: 1,
             evaluated,
         };
         if let [only] = feasible {
-            return of_one(only);
+            return one(name(self, *only));
         }
-        let views: Vec<Vec<i64>> = SCORES.iter().map(|score| (score.of)(request, self, feasible)).collect();
-        let total =
-            |at: usize| SCORES.iter().zip(&views).map(|(score, view)| score.weight * view[at]).sum::<i64>();
-        let mut ranked: Vec<(i64, u64, usize)> =
-            (0..feasible.len()).map(|at| (total(at), random.bits(), at)).collect();
-        let shown = Placement::SHOWN.min(ranked.len());
-        ranked.select_nth_unstable_by(shown - 1, |a, b| b.cmp(a));
-        ranked.truncate(shown);
-        ranked.sort_unstable_by(|a, b| b.cmp(a));
-        let candidates: Vec<Candidate> = ranked
-            .into_iter()
-            .map(|(total, _, at)| Candidate {
-                node: feasible[at].name.clone(),
-                total,
-                scores: views.iter().map(|view| view[at]).collect(),
-            })
-            .collect();
+        let views: Vec<View> = SCORES.iter().map(|score| (score.of)(request, self, feasible)).collect();
+        let candidates = ranked(&views, feasible.len(), seed).into_iter().map(|(total, at)| Candidate {
+            node: name(self, feasible[at]),
+            total,
+            scores: views.iter().map(|view| view.at(at)).collect(),
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
         Placement { node: candidates[0].node.clone(), candidates, feasible: feasible.len(), evaluated }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use api::json;
-    use api::object::Object;
-    use api::value::Value;
-
-    fn cluster(nodes: &[Value]) -> Cluster {
-        let mut cluster = Cluster::new();
-        for (n, extra) in nodes.iter().enumerate() {
-            let name = format!("n{n}");
-            let mut tree = json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": (name.as_str())},
-                "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110"}}
-            });
-            for (key, value) in extra.as_object().into_iter().flat_map(api::value::Map::iter) {
-                if key == "labels" {
-                    tree.set(&["metadata", "labels"], value.clone())
-                } else {
-                    tree.set(&["spec", key], value.clone())
-                }
+/// The best of `count` nodes with their totals; equal ones in an order that the seed decides.
+fn ranked(views: &[View], count: usize, seed: u64) -> Vec<(i64, usize)> {
+    let mut totals = vec![0_i64; count];
+    for (score, view) in SCORES.iter().zip(views) {
+        match view {
+            View::Same(same) => totals.iter_mut().for_each(|total| *total += score.weight * same),
+            View::Each(each) => {
+                totals.iter_mut().zip(each).for_each(|(total, own)| *total += score.weight * own);
             }
-            let object = Object::from_tree(&tree).unwrap();
-            cluster.put_node(&object, &object.view().unwrap());
         }
-        cluster
     }
-
-    fn pod(name: &str, spec: Value) -> std::sync::Arc<Pod> {
-        let mut tree = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "d", "uid": name, "labels": {"app": "a"}}, "spec": spec
-        });
-        if tree.at(&["spec", "containers"]).is_none() {
-            tree.set(&["spec", "containers"], json!([{"name": "c", "image": "i"}]));
+    let mut best: Vec<(i64, u64, usize)> = Vec::with_capacity(Placement::SHOWN + 1);
+    for (at, total) in totals.into_iter().enumerate() {
+        let full = best.len() == Placement::SHOWN;
+        if full && best.last().is_some_and(|(least, ..)| total < *least) {
+            continue;
         }
-        let object = Object::from_tree(&tree).unwrap();
-        Pod::read(&object, &object.view().unwrap()).unwrap()
-    }
-
-    fn asking(cpu: &str) -> Value {
-        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
-    }
-
-    fn refusal(cluster: &mut Cluster, pod: &Pod) -> String {
-        cluster.place(pod, &Random::seeded(1)).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn refusals_read_as_upstreams() {
-        let taint = json!({"taints": [{"key": "k", "effect": "NoSchedule"}]});
-        let mut cluster = cluster(&[taint, json!({"unschedulable": true}), json!({}), json!({})]);
-        assert_eq!(
-            refusal(&mut cluster, &pod("p", asking("3"))),
-            "0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, \
-             2 Insufficient cpu. preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
-        );
-        for name in ["n2", "n3"] {
-            cluster.put_pod(&pod(name, asking("1500m")), name);
+        let candidate = (total, lot(seed, at), at);
+        let place = best.partition_point(|other| *other > candidate);
+        if place < Placement::SHOWN {
+            best.insert(place, candidate);
+            best.truncate(Placement::SHOWN);
         }
-        assert_eq!(
-            refusal(&mut cluster, &pod("p", asking("1"))),
-            "0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, \
-             2 Insufficient cpu. preemption: 0/4 nodes are available: 2 No preemption victims found for incoming pod, \
-             2 Preemption is not helpful for scheduling."
-        );
-        assert_eq!(refusal(&mut Cluster::new(), &pod("p", json!({}))), "no nodes available to schedule pods");
     }
-
-    #[test]
-    fn the_emptier_node_wins() {
-        let mut cluster = cluster(&[json!({}), json!({})]);
-        cluster.put_pod(&pod("x", asking("1")), "n0");
-        let placement = cluster.place(&pod("p", asking("500m")), &Random::seeded(1)).unwrap();
-        assert_eq!(placement.node, "n1");
-        assert!(placement.candidates[0].total > placement.candidates[1].total);
-    }
-
-    #[test]
-    fn selectors_affinity_names_and_ports_bind() {
-        let mut cluster =
-            cluster(&[json!({"labels": {"disk": "ssd", "n": "7"}}), json!({"labels": {"disk": "hdd"}})]);
-        let place = |cluster: &mut Cluster, spec: Value| {
-            cluster.place(&pod("p", spec), &Random::seeded(1)).map(|placement| placement.node.to_string())
-        };
-        assert_eq!(place(&mut cluster, json!({"nodeSelector": {"disk": "hdd"}})).unwrap(), "n1");
-        let greater = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchExpressions": [{"key": "n", "operator": "Gt", "values": ["5"]}]}]}}}});
-        assert_eq!(place(&mut cluster, greater).unwrap(), "n0");
-        let by_name = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}});
-        assert_eq!(place(&mut cluster, by_name).unwrap(), "n1");
-        let port = json!({"containers": [{"name": "c", "ports": [{"hostPort": 80, "containerPort": 80}]}]});
-        cluster.put_pod(&pod("a", port.clone()), "n0");
-        assert_eq!(place(&mut cluster, port).unwrap(), "n1");
-    }
-
-    #[test]
-    fn required_spread_keeps_the_skew() {
-        let zone = |zone: &str| json!({"labels": {"zone": zone}});
-        let mut cluster = cluster(&[zone("a"), zone("a"), zone("b")]);
-        let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
-            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}}]});
-        let mut zones = BTreeMap::new();
-        for n in 0..8 {
-            let pod = pod(&format!("p{n}"), spread.clone());
-            let placement = cluster.place(&pod, &Random::seeded(n)).unwrap();
-            cluster.put_pod(&pod, &placement.node);
-            *zones.entry(if placement.node == "n2" { "b" } else { "a" }).or_insert(0) += 1;
-        }
-        assert_eq!(zones, BTreeMap::from([("a", 4), ("b", 4)]));
-    }
-
-    #[test]
-    fn rules_that_are_not_known_are_named() {
-        let mut cluster = cluster(&[json!({})]);
-        let spec = json!({"affinity": {"podAntiAffinity": {}}});
-        assert!(refusal(&mut cluster, &pod("p", spec)).contains("spec.affinity.podAntiAffinity"));
-    }
-
-    #[test]
-    fn counting_a_pod_and_forgetting_it_leaves_no_trace() {
-        let mut cluster = cluster(&[json!({})]);
-        let before = cluster.nodes().next().unwrap().clone();
-        let one = pod("p", asking("1"));
-        cluster.put_pod(&one, "n0");
-        cluster.put_pod(&one, "n0");
-        assert_eq!(cluster.nodes().next().unwrap().requested.cpu_milli, 1000);
-        cluster.remove_pod("p");
-        let after = cluster.nodes().next().unwrap();
-        assert_eq!((after.requested.clone(), after.pods.len()), (before.requested, 0));
-    }
+    best.into_iter().map(|(total, _, at)| (total, at)).collect()
 }
+
+/// The lot that a node draws: one step of splitmix64 (Steele, Lea, Flood 2014).
+fn lot(seed: u64, at: usize) -> u64 {
+    let mut x = seed.wrapping_add((at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests;

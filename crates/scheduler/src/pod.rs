@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::object::Object;
-use api::quantity::Quantity;
-use api::selector::label::{Operator, Requirement, Selector};
+use api::selector::label::Selector;
 use api::value::Str;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::resources::Resources;
+use crate::resources::{self, Resources};
+use crate::rule::{Carried, Kind, Part, Rule, Term};
+use crate::selectors::{self, NodeRule, equal_to, label_selector};
+
+/// What a required affinity of a pod that has a place draws others by (`hardPodAffinityWeight`).
+const REQUIRED_DRAWS: i64 = 1;
 
 /// A pod, reduced to what decides its place.
 #[derive(Clone, Debug, Default)]
@@ -24,10 +26,24 @@ pub struct Pod {
     pub name: Str,
     /// Its labels, sorted.
     pub labels: Vec<(Str, Str)>,
+    /// Kind and name of the controller that it belongs to.
+    pub owner: Option<(Str, Str)>,
     /// The node that it is on, or wants by name.
     pub node: Str,
+    /// The node that is being cleared for it.
+    pub nominated: Str,
     /// `spec.schedulerName`.
     pub scheduler: Str,
+    /// `spec.priority`.
+    pub priority: i32,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// Whether it is about to go.
+    pub terminating: bool,
+    /// Whether a scheduler has sent it away for another pod.
+    pub preempted: bool,
+    /// When it started, in seconds since 1970; `None` if it has not.
+    pub started: Option<i64>,
     /// Gates that hold it back.
     pub gates: Vec<Str>,
     /// What it asks for.
@@ -37,7 +53,7 @@ pub struct Pod {
     /// What a node must be like.
     pub required: NodeRule,
     /// What a node is better for being like, with weights.
-    pub preferred: Vec<(i64, Term)>,
+    pub preferred: Vec<(i64, selectors::Term)>,
     /// What it bears.
     pub tolerations: Vec<core::Toleration>,
     /// Ports of the node that it takes.
@@ -46,26 +62,18 @@ pub struct Pod {
     pub images: Vec<String>,
     /// How it wants its peers spread.
     pub spread: Vec<Spread>,
+    /// Pods of which one must be near; it alone must match all terms, so each rule counts pods that do.
+    pub near: Vec<Rule>,
+    /// Whether it would itself do as the pod that must be near.
+    pub near_itself: bool,
+    /// Pods none of which may be near.
+    pub apart: Vec<Rule>,
+    /// Pods near which it would rather be, or (negative) not be.
+    pub drawn: Vec<(i64, Rule)>,
+    /// What it says of other pods when it has a place.
+    pub carries: Vec<Carried>,
     /// Rules in it that no filter here knows yet, by field.
     pub unknown: Vec<&'static str>,
-}
-
-/// `nodeSelector` and required node affinity together.
-#[derive(Clone, Debug, Default)]
-pub struct NodeRule {
-    /// Labels that all must be there.
-    pub labels: Option<Selector>,
-    /// Of these one must match, if there is any list at all.
-    pub any_of: Option<Vec<Term>>,
-}
-
-/// One term of a node selector.
-#[derive(Clone, Debug)]
-pub struct Term {
-    /// On the node's labels; `None` matches nothing.
-    pub labels: Option<Selector>,
-    /// On the node's name.
-    pub name: Option<Selector>,
 }
 
 /// A port of the node.
@@ -84,18 +92,14 @@ pub struct HostPort {
 pub struct Spread {
     /// How uneven it may be.
     pub max_skew: i64,
-    /// Label that names the domains.
-    pub topology_key: Str,
     /// Whether it forbids, or only prefers.
     pub required: bool,
-    /// Who counts.
-    pub selector: Selector,
+    /// Whether the pod itself counts where it will be.
+    pub counts_itself: bool,
     /// Fewer domains than these count as an empty one more.
     pub min_domains: i64,
-    /// Whether nodes that the pod may not use are left out of the count.
-    pub honours_affinity: bool,
-    /// Whether nodes whose taints the pod does not bear are left out of the count.
-    pub honours_taints: bool,
+    /// Who counts where.
+    pub rule: Rule,
 }
 
 impl HostPort {
@@ -108,165 +112,166 @@ impl HostPort {
     }
 }
 
-impl Term {
-    /// Whether a node matches. A term without anything in it matches none.
-    pub fn matches(&self, name: &str, labels: &[(Str, Str)]) -> bool {
-        let by_labels = self.labels.as_ref().map(|selector| selector.matches(labels));
-        let by_name =
-            self.name.as_ref().map(|selector| selector.matches(&[("metadata.name".into(), name.into())]));
-        match (by_labels, by_name) {
-            (None, None) => false,
-            (labels, name) => labels.unwrap_or(true) && name.unwrap_or(true),
-        }
-    }
-}
-
-impl NodeRule {
-    /// Whether a node will do.
-    pub fn matches(&self, name: &str, labels: &[(Str, Str)]) -> bool {
-        self.labels.as_ref().is_none_or(|selector| selector.matches(labels))
-            && self.any_of.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
-    }
-
-    /// Whether any node will do.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_none() && self.any_of.is_none()
-    }
-}
-
 impl Pod {
     /// Reads a pod; `None` if it has ended, for it takes nothing any more.
     pub fn read(object: &Object, pod: &core::Pod) -> Option<Arc<Self>> {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return None;
         }
         let spec = pod.spec.as_ref()?;
-        let affinity = spec.affinity.as_ref();
-        let node_affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
-        let required =
-            node_affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        let node_affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let preferred =
             node_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let node_labels = spec.node_selector.as_ref().filter(|labels| !labels.is_empty());
-        let (requests, assumed) = requests(spec);
+        let (requests, assumed) = resources::of_pod(spec);
         let mut unknown = Vec::new();
-        if affinity.is_some_and(|affinity| affinity.pod_affinity.is_some()) {
-            unknown.push("spec.affinity.podAffinity");
-        }
-        if affinity.is_some_and(|affinity| affinity.pod_anti_affinity.is_some()) {
-            unknown.push("spec.affinity.podAntiAffinity");
-        }
         if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
             unknown.push("spec.resourceClaims");
         }
-        Some(Arc::new(Self {
+        let owner = object.controller().map(|owner| (owner.kind.clone(), owner.name.clone()));
+        let text = |text: &Option<String>| Str::from(text.as_deref().unwrap_or_default());
+        let mut read = Self {
             uid: object.uid().into(),
             namespace: object.namespace().into(),
             name: object.name().into(),
             labels: object.labels().to_vec(),
-            node: spec.node_name.as_deref().unwrap_or_default().into(),
+            owner,
+            node: text(&spec.node_name),
+            nominated: status.map(|status| text(&status.nominated_node_name)).unwrap_or_default(),
             scheduler: spec.scheduler_name.as_deref().unwrap_or("default-scheduler").into(),
+            priority: spec.priority.unwrap_or_default(),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            terminating: object.is_deleting(),
+            preempted: status.is_some_and(was_preempted),
+            started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_second()),
             gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.as_str().into()).collect(),
             requests,
             assumed,
-            required: NodeRule {
-                labels: node_labels.map(equal_to),
-                any_of: required.map(|selector| selector.node_selector_terms.iter().map(term).collect()),
-            },
+            required: NodeRule::read(spec),
             preferred: preferred
                 .into_iter()
                 .flatten()
-                .map(|weighted| (i64::from(weighted.weight), term(&weighted.preference)))
+                .map(|weighted| (i64::from(weighted.weight), selectors::Term::read(&weighted.preference)))
                 .collect(),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             ports: host_ports(spec),
-            images: spec
-                .init_containers
-                .iter()
-                .flatten()
-                .chain(&spec.containers)
-                .filter_map(|container| container.image.clone())
-                .collect(),
-            spread: spec
-                .topology_spread_constraints
-                .iter()
-                .flatten()
-                .map(|constraint| spread(constraint, object))
-                .collect(),
+            images: images(spec),
             unknown,
-        }))
+            ..Self::default()
+        };
+        if let Some(constraints) = spec.topology_spread_constraints.as_ref().filter(|all| !all.is_empty()) {
+            read.spread = read.spreads(constraints);
+        }
+        if let Some(affinity) = &spec.affinity {
+            read.read_affinity(affinity);
+        }
+        Some(Arc::new(read))
     }
 
     /// Whether this scheduler is to place it now.
     pub fn wants_place(&self, scheduler: &str) -> bool {
-        self.node.is_empty() && self.gates.is_empty() && self.scheduler == scheduler
+        self.node.is_empty() && self.gates.is_empty() && self.scheduler == scheduler && !self.terminating
     }
-}
 
-fn equal_to(labels: &BTreeMap<String, String>) -> Selector {
-    let requirements = labels.iter().filter_map(|(key, value)| {
-        Requirement::new(key, Operator::Equals, vec![Str::from(value.as_str())]).ok()
-    });
-    Selector::of(requirements.collect())
-}
-
-fn term(term: &core::NodeSelectorTerm) -> Term {
-    let selector = |all: &Option<Vec<core::NodeSelectorRequirement>>| {
-        let all = all.as_ref().filter(|all| !all.is_empty())?;
-        let requirements: Option<Vec<Requirement>> = all.iter().map(requirement).collect();
-        // What cannot be read matches nothing; validation lets none of it in.
-        Some(requirements.map_or(Selector::nothing(), Selector::of))
-    };
-    Term { labels: selector(&term.match_expressions), name: selector(&term.match_fields) }
-}
-
-fn requirement(requirement: &core::NodeSelectorRequirement) -> Option<Requirement> {
-    let operator = match requirement.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    };
-    let values = requirement.values.iter().flatten().map(|value| Str::from(value.as_str())).collect();
-    Requirement::new(&requirement.key, operator, values).ok()
-}
-
-fn spread(constraint: &core::TopologySpreadConstraint, object: &Object) -> Spread {
-    let own = |key: &String| object.label(key).map(|value| (key.clone(), value.to_owned()));
-    let mut selector = constraint.label_selector.as_ref().map_or(Selector::nothing(), label_selector);
-    let also: BTreeMap<String, String> =
-        constraint.match_label_keys.iter().flatten().filter_map(own).collect();
-    if !also.is_empty() {
-        let all = selector.requirements().iter().chain(equal_to(&also).requirements()).cloned().collect();
-        selector = Selector::of(all);
+    /// Constraints over peers that `selector` selects: kept by all nodes with all of the keys.
+    pub(crate) fn part(&self, keys: Vec<Str>, honours_affinity: bool, honours_taints: bool) -> Part {
+        Part {
+            keys,
+            nodes: (honours_affinity && !self.required.is_empty()).then(|| self.required.clone()),
+            tolerations: honours_taints.then(|| self.tolerations.clone()),
+        }
     }
-    Spread {
-        max_skew: i64::from(constraint.max_skew),
-        topology_key: constraint.topology_key.as_str().into(),
-        required: constraint.when_unsatisfiable == "DoNotSchedule",
-        selector,
-        min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
-        honours_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
-        honours_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
-    }
-}
 
-fn label_selector(selector: &LabelSelector) -> Selector {
-    let labels = selector.match_labels.as_ref().map(equal_to);
-    let expressions = selector.match_expressions.iter().flatten().filter_map(|expression| {
-        let as_node = core::NodeSelectorRequirement {
-            key: expression.key.clone(),
-            operator: expression.operator.clone(),
-            values: expression.values.clone(),
+    fn spreads(&self, constraints: &[core::TopologySpreadConstraint]) -> Vec<Spread> {
+        let keys = |when: &str| -> Vec<Str> {
+            let same = constraints.iter().filter(|constraint| constraint.when_unsatisfiable == when);
+            same.map(|constraint| constraint.topology_key.as_str().into()).collect()
         };
-        requirement(&as_node)
-    });
-    let labels = labels.iter().flat_map(|labels| labels.requirements().iter().cloned());
-    Selector::of(labels.chain(expressions).collect())
+        let spread = |constraint: &core::TopologySpreadConstraint| {
+            let own = |key: &String| {
+                let at = self.labels.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok()?;
+                Some((key.clone(), self.labels[at].1.to_string()))
+            };
+            let mut selector = label_selector(constraint.label_selector.as_ref());
+            let also: BTreeMap<String, String> =
+                constraint.match_label_keys.iter().flatten().filter_map(own).collect();
+            if !also.is_empty() {
+                selector = selectors::both(&equal_to(&also), &selector);
+            }
+            let part = self.part(
+                keys(&constraint.when_unsatisfiable),
+                constraint.node_affinity_policy.as_deref() != Some("Ignore"),
+                constraint.node_taints_policy.as_deref() == Some("Honor"),
+            );
+            Spread {
+                max_skew: i64::from(constraint.max_skew),
+                required: constraint.when_unsatisfiable == "DoNotSchedule",
+                counts_itself: selector.matches(&self.labels),
+                min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
+                rule: Rule::of_peers(
+                    &self.namespace,
+                    selector,
+                    &constraint.topology_key.as_str().into(),
+                    part,
+                ),
+            }
+        };
+        constraints.iter().map(spread).collect()
+    }
+
+    fn read_affinity(&mut self, affinity: &core::Affinity) {
+        let namespace = self.namespace.clone();
+        let required = |terms: &Option<Vec<core::PodAffinityTerm>>| -> Vec<Term> {
+            terms.iter().flatten().map(|term| Term::read(term, &namespace)).collect()
+        };
+        let preferred = |terms: &Option<Vec<core::WeightedPodAffinityTerm>>| -> Vec<(i64, Term)> {
+            let terms = terms.iter().flatten();
+            terms
+                .map(|term| (i64::from(term.weight), Term::read(&term.pod_affinity_term, &namespace)))
+                .collect()
+        };
+        let mut drawn = Vec::new();
+        if let Some(affinity) = &affinity.pod_affinity {
+            let terms = required(&affinity.required_during_scheduling_ignored_during_execution);
+            self.near = terms.iter().map(|term| Rule::of_terms(&terms, &term.topology_key)).collect();
+            self.carries
+                .extend(terms.into_iter().map(|term| Carried::new(Kind::Draws(REQUIRED_DRAWS), term)));
+            drawn = preferred(&affinity.preferred_during_scheduling_ignored_during_execution);
+        }
+        if let Some(affinity) = &affinity.pod_anti_affinity {
+            let terms = required(&affinity.required_during_scheduling_ignored_during_execution);
+            let rules =
+                terms.iter().map(|term| Rule::of_terms(std::slice::from_ref(term), &term.topology_key));
+            self.apart = rules.collect();
+            self.carries.extend(terms.into_iter().map(|term| Carried::new(Kind::Repels, term)));
+            let terms = preferred(&affinity.preferred_during_scheduling_ignored_during_execution);
+            drawn.extend(terms.into_iter().map(|(weight, term)| (-weight, term)));
+        }
+        for (weight, term) in drawn {
+            self.drawn.push((weight, Rule::of_terms(std::slice::from_ref(&term), &term.topology_key)));
+            self.carries.push(Carried::new(Kind::Draws(weight), term));
+        }
+    }
+}
+
+fn was_preempted(status: &core::PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "DisruptionTarget"
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some("PreemptionByScheduler")
+    })
+}
+
+/// Images by the names that nodes list: a tag is always there.
+fn images(spec: &core::PodSpec) -> Vec<String> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let images = containers.filter_map(|container| container.image.as_ref());
+    let tagged = |image: &String| {
+        let name = image.rsplit('/').next().unwrap_or(image);
+        if name.contains(':') { image.clone() } else { format!("{image}:latest") }
+    };
+    images.map(tagged).collect()
 }
 
 fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
@@ -283,42 +288,20 @@ fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
     taken.collect()
 }
 
-/// What a pod asks for (`resource.PodRequests`): containers and sidecars together, or the largest moment of its
-/// start, whichever is more; and its overhead. The second result assumes something for who asks for nothing.
-fn requests(spec: &core::PodSpec) -> (Resources, Resources) {
-    let container = |container: &core::Container, assume: bool| {
-        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        let mut resources = Resources::read(requests.into_iter().flatten().filter_map(amount));
-        if assume {
-            resources.assume_defaults();
-        }
-        resources
+/// Pods that say nothing are spread over hosts and zones with those that `selector` selects (upstream's system
+/// defaults).
+pub fn default_spreads(pod: &Pod, selector: &Selector) -> Vec<Spread> {
+    let spread = |key: &'static str, max_skew| Spread {
+        max_skew,
+        required: false,
+        counts_itself: selector.matches(&pod.labels),
+        min_domains: 1,
+        rule: Rule::of_peers(
+            &pod.namespace,
+            selector.clone(),
+            &Str::const_new(key),
+            pod.part(Vec::new(), true, false),
+        ),
     };
-    let total = |assume: bool| {
-        let mut running = Resources::default();
-        spec.containers.iter().for_each(|c| running.add(&container(c, assume)));
-        let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
-        for init in spec.init_containers.iter().flatten() {
-            let mut moment = container(init, assume);
-            if init.restart_policy.as_deref() == Some("Always") {
-                running.add(&moment);
-                sidecars.add(&moment);
-                moment = sidecars.clone();
-            } else {
-                moment.add(&sidecars);
-            }
-            starting.maximum(&moment);
-        }
-        running.maximum(&starting);
-        // Requests of the whole pod replace what its containers add up to.
-        let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        running.replace(&Resources::read(whole.into_iter().flatten().filter_map(amount)));
-        running.add(&Resources::read(spec.overhead.iter().flatten().filter_map(amount)));
-        running
-    };
-    (total(false), total(true))
-}
-
-fn amount<'a>((name, text): (&'a String, &Text)) -> Option<(&'a str, Quantity)> {
-    Quantity::parse(&text.0).ok().map(|quantity| (name.as_str(), quantity))
+    vec![spread("kubernetes.io/hostname", 3), spread("topology.kubernetes.io/zone", 5)]
 }

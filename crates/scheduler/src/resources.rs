@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 /// What a container is assumed to use if it does not say, for comparing nodes: a tenth of a core, 200 MiB.
 const ASSUMED_CPU_MILLI: i64 = 100;
@@ -69,31 +71,25 @@ impl Resources {
         }
     }
 
-    /// Fills in what a container is assumed to use.
-    pub fn assume_defaults(&mut self) {
-        if self.cpu_milli == 0 {
-            self.cpu_milli = ASSUMED_CPU_MILLI;
-        }
-        if self.memory_bytes == 0 {
-            self.memory_bytes = ASSUMED_MEMORY_BYTES;
-        }
+    /// Whether `self` can be had of `allocatable` of which `used` is taken.
+    pub fn fits(&self, allocatable: &Self, used: &Self) -> bool {
+        let enough = |asked: i64, there: i64, taken: i64| asked <= 0 || asked <= there - taken;
+        let other = |resources: &Self, name: &str| resources.others.get(name).copied().unwrap_or_default();
+        enough(self.cpu_milli, allocatable.cpu_milli, used.cpu_milli)
+            && enough(self.memory_bytes, allocatable.memory_bytes, used.memory_bytes)
+            && enough(self.ephemeral_bytes, allocatable.ephemeral_bytes, used.ephemeral_bytes)
+            && self
+                .others
+                .iter()
+                .all(|(name, asked)| enough(*asked, other(allocatable, name), other(used, name)))
     }
 
-    /// Whether nothing is asked for.
-    pub fn is_nothing(&self) -> bool {
-        self.cpu_milli == 0
-            && self.memory_bytes == 0
-            && self.ephemeral_bytes == 0
-            && self.others.values().all(|amount| *amount == 0)
-    }
-
-    /// The resources that are lacking when `self` is asked of `allocatable` of which `used` is taken, and whether
-    /// even an empty node would lack them.
-    pub fn lacking(&self, allocatable: &Self, used: &Self) -> Vec<(String, bool)> {
-        let mut lacking = Vec::new();
+    /// Names each resource that is lacking when `self` is asked of `allocatable` of which `used` is taken, and
+    /// whether even an empty node would lack it.
+    pub fn lacking(&self, allocatable: &Self, used: &Self, mut name_it: impl FnMut(&str, bool)) {
         let mut check = |name: &str, asked: i64, there: i64, taken: i64| {
             if asked > 0 && asked > there - taken {
-                lacking.push((name.to_owned(), asked > there));
+                name_it(name, asked > there);
             }
         };
         check("cpu", self.cpu_milli, allocatable.cpu_milli, used.cpu_milli);
@@ -103,6 +99,50 @@ impl Resources {
             let of = |resources: &Self| resources.others.get(name).copied().unwrap_or_default();
             check(name, *asked, of(allocatable), of(used));
         }
-        lacking
     }
+}
+
+/// What a pod asks for (`resource.PodRequests`): containers and sidecars together, or the largest moment of its
+/// start, whichever is more; and its overhead. The second result assumes something for who asks for nothing.
+pub fn of_pod(spec: &core::PodSpec) -> (Resources, Resources) {
+    let container = |container: &core::Container, assume: bool| {
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let mut resources = Resources::read(requests.into_iter().flatten().filter_map(amount));
+        // Only what is not said is assumed; an explicit zero is taken at its word.
+        let silent = |name: &str| assume && requests.is_none_or(|requests| !requests.contains_key(name));
+        if silent("cpu") {
+            resources.cpu_milli = ASSUMED_CPU_MILLI;
+        }
+        if silent("memory") {
+            resources.memory_bytes = ASSUMED_MEMORY_BYTES;
+        }
+        resources
+    };
+    let total = |assume: bool| {
+        let mut running = Resources::default();
+        spec.containers.iter().for_each(|c| running.add(&container(c, assume)));
+        let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
+        for init in spec.init_containers.iter().flatten() {
+            let mut moment = container(init, assume);
+            if init.restart_policy.as_deref() == Some("Always") {
+                running.add(&moment);
+                sidecars.add(&moment);
+                moment = sidecars.clone();
+            } else {
+                moment.add(&sidecars);
+            }
+            starting.maximum(&moment);
+        }
+        running.maximum(&starting);
+        // Requests of the whole pod replace what its containers add up to.
+        let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        running.replace(&Resources::read(whole.into_iter().flatten().filter_map(amount)));
+        running.add(&Resources::read(spec.overhead.iter().flatten().filter_map(amount)));
+        running
+    };
+    (total(false), total(true))
+}
+
+fn amount<'a>((name, text): (&'a String, &Text)) -> Option<(&'a str, Quantity)> {
+    Quantity::parse(&text.0).ok().map(|quantity| (name.as_str(), quantity))
 }

@@ -1,26 +1,28 @@
 //! The scheduler at work: one pod after the other, bindings at the same time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use api::interface::{Api, Call, PatchKind, Target, WriteOptions};
-use api::json;
-use api::names::{NODES, PODS};
+use api::interface::Api;
+use api::names::{NODES, PODS, Resource};
 use api::object::Object;
-use api::value::{Str, Value};
+use api::value::Str;
 use base::{Clock, Random, Stop, Tasks};
 use control::mirror::{Change, Key};
-use control::queue::Queue;
-use control::recorder::{Note, Recorder};
+use control::recorder::Recorder;
 use control::world::{World, view};
 use k8s_openapi::api::core::v1 as core;
-use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tokio::sync::{Notify, Semaphore};
+use tracing::debug;
 
 use crate::cluster::Cluster;
 use crate::place::{Placement, Unschedulable};
 use crate::pod::Pod;
+use crate::preempt::Preemption;
+use crate::surroundings;
+use crate::waiting::{Event, Next, Refused, Waiting};
+use crate::writes::Writes;
 
 /// Name by which pods ask for this scheduler.
 pub const NAME: &str = "default-scheduler";
@@ -31,23 +33,26 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Decisions that are remembered for explanations.
 const REMEMBERED: usize = 4096;
 
-/// Places pods. Reads the mirrors of pods and nodes in its world.
+/// Places pods. Reads the mirrors of pods and nodes in its world; and of namespaces, disruption budgets, Services and
+/// owners of pods, where they are there.
 pub struct Scheduler {
-    api: Arc<dyn Api>,
+    writes: Writes,
     clock: Clock,
     random: Random,
-    recorder: Recorder,
     world: Arc<World>,
-    queue: Queue,
     bindings: Arc<Semaphore>,
     state: Mutex<State>,
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     cluster: Cluster,
-    /// Pods that found no place; any change that could help brings them back.
-    waiting: BTreeMap<Key, Str>,
+    waiting: Waiting,
+    /// Uids of pods that have been placed here and are not known to be bound.
+    binding: BTreeSet<Str>,
+    /// Uids of pods for which others are being sent away, and whether they had a turn meanwhile.
+    clearing: BTreeMap<Str, bool>,
     decisions: BTreeMap<Str, Decision>,
     order: VecDeque<Str>,
 }
@@ -64,26 +69,37 @@ impl Scheduler {
         random: &Random,
         recorder: &Recorder,
     ) -> Arc<Self> {
+        let recorder = recorder.for_source(NAME);
         let scheduler = Arc::new(Self {
-            api,
+            writes: Writes { api, clock: clock.clone(), recorder, name: NAME },
             clock: clock.clone(),
             random: random.clone(),
-            recorder: recorder.for_source(NAME),
             world: world.clone(),
-            queue: Queue::new(clock.clone()),
             bindings: Arc::new(Semaphore::new(BINDINGS_AT_ONCE)),
             state: Mutex::default(),
+            changed: Notify::new(),
         });
-        let listen = |scheduler: Weak<Self>, hear: fn(&Self, &Change)| {
-            move |change: &Change| {
-                if let Some(scheduler) = scheduler.upgrade() {
-                    hear(&scheduler, change);
+        scheduler.listen(&PODS, Self::pod_changed);
+        scheduler.listen(&NODES, Self::node_changed);
+        for (resource, take) in surroundings::ALL {
+            scheduler.listen(resource, move |scheduler, change| {
+                let mut state = scheduler.state();
+                if take(&mut state.cluster, change) {
+                    scheduler.wake(&mut state, &Event::NamespaceChanged);
                 }
-            }
-        };
-        world.mirror(&PODS).on_change(listen(Arc::downgrade(&scheduler), Self::pod_changed));
-        world.mirror(&NODES).on_change(listen(Arc::downgrade(&scheduler), Self::node_changed));
+            });
+        }
         scheduler
+    }
+
+    fn listen(self: &Arc<Self>, resource: &Resource, hear: impl Fn(&Self, &Change) + Send + Sync + 'static) {
+        let Some(mirror) = self.world.try_mirror(resource) else { return };
+        let scheduler: Weak<Self> = Arc::downgrade(self);
+        mirror.on_change(move |change| {
+            if let Some(scheduler) = scheduler.upgrade() {
+                hear(&scheduler, change);
+            }
+        });
     }
 
     /// Starts placing when the mirrors are synced.
@@ -93,9 +109,8 @@ impl Scheduler {
             if stop.or(scheduler.world.synced()).await.is_none() {
                 return;
             }
-            while let Some(Some(key)) = stop.or(scheduler.queue.next()).await {
-                scheduler.schedule(&key, &bindings).await;
-                scheduler.queue.done(&key);
+            while let Some((key, attempts)) = stop.or(scheduler.next()).await {
+                scheduler.schedule(&key, attempts + 1, &bindings).await;
             }
         });
     }
@@ -109,143 +124,238 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pod_changed(&self, change: &Change) {
-        let Some(object) = change.either() else { return };
-        let pod = change.new.as_deref().and_then(read);
-        match pod {
-            Some(pod) if !pod.node.is_empty() => {
-                let mut state = self.state();
-                state.waiting.remove(&Key::of(object));
-                state.cluster.put_pod(&pod, &pod.node);
-            }
-            Some(pod) if pod.wants_place(NAME) && !object.is_deleting() => self.queue.add(Key::of(object)),
-            Some(_) => {}
-            None => {
-                // It is gone or has ended, and its room is free.
-                let mut state = self.state();
-                state.waiting.remove(&Key::of(object));
-                state.cluster.remove_pod(object.uid());
-                self.wake(&mut state);
+    async fn next(&self) -> (Key, u32) {
+        loop {
+            let changed = self.changed.notified();
+            let now = self.clock.monotonic();
+            let next = self.state().waiting.next(now);
+            match next {
+                (Next::Pod(key), attempts) => return (key, attempts),
+                (Next::At(at), _) => {
+                    let _ = self.clock.timeout(at.saturating_sub(now), changed).await;
+                }
+                (Next::Nobody, _) => changed.await,
             }
         }
+    }
+
+    fn wake(&self, state: &mut State, event: &Event) {
+        state.waiting.wake(event, self.clock.monotonic());
+        self.changed.notify_one();
+    }
+
+    fn pod_changed(&self, change: &Change) {
+        let Some(object) = change.either() else { return };
+        let key = Key::of(object);
+        let old = change.old.as_deref().and_then(read);
+        let mut state = self.state();
+        match change.new.as_deref().and_then(read) {
+            Some(pod) if !pod.node.is_empty() => self.pod_has_place(&mut state, &key, &pod),
+            Some(pod) if pod.wants_place(NAME) => {
+                if state.binding.contains(&pod.uid) {
+                    return;
+                }
+                // What this scheduler itself has nominated is older news here.
+                if old.as_ref().is_none_or(|old| old.nominated != pod.nominated) {
+                    state.cluster.withdraw(&pod.uid);
+                    if !pod.nominated.is_empty() {
+                        state.cluster.nominate(&pod, &pod.nominated);
+                    }
+                }
+                let wanted = old.is_some_and(|old| old.wants_place(NAME));
+                if !wanted || !asks_the_same(change) {
+                    state.waiting.put(&key, pod.priority);
+                    self.changed.notify_one();
+                }
+            }
+            new => {
+                state.waiting.retire(&key);
+                let withdrawn = state.cluster.withdraw(object.uid());
+                if new.is_some() {
+                    // It waits for its gates or another scheduler, or is about to go without a place.
+                    if let (true, Some(pod)) = (withdrawn, &new) {
+                        self.pod_left(&mut state, pod);
+                    }
+                    return;
+                }
+                state.binding.remove(object.uid());
+                let left = state.cluster.remove_pod(object.uid()).map(|(_, pod)| pod);
+                if let Some(pod) = left.or(old.filter(|_| withdrawn)) {
+                    self.pod_left(&mut state, &pod);
+                }
+            }
+        }
+    }
+
+    fn pod_has_place(&self, state: &mut State, key: &Key, pod: &Arc<Pod>) {
+        state.waiting.retire(key);
+        state.binding.remove(&pod.uid);
+        let withdrawn = state.cluster.withdraw(&pod.uid);
+        let before = state.cluster.remove_pod(&pod.uid);
+        state.cluster.put_pod(pod, &pod.node);
+        let namespace = state.cluster.namespace(&pod.namespace).to_vec();
+        match before {
+            None => self.wake(state, &Event::PodAdded(pod, &namespace)),
+            Some((node, old)) => {
+                let matters = node != pod.node
+                    || old.labels != pod.labels
+                    || old.requests != pod.requests
+                    || old.terminating != pod.terminating;
+                if matters {
+                    self.wake(state, &Event::PodRemoved(&old, &namespace));
+                    self.wake(state, &Event::PodAdded(pod, &namespace));
+                }
+            }
+        }
+        if withdrawn {
+            self.pod_left(state, pod);
+        }
+    }
+
+    fn pod_left(&self, state: &mut State, pod: &Pod) {
+        let namespace = state.cluster.namespace(&pod.namespace).to_vec();
+        self.wake(state, &Event::PodRemoved(pod, &namespace));
     }
 
     fn node_changed(&self, change: &Change) {
         let mut state = self.state();
-        match &change.new {
-            Some(object) => {
-                let Some(node) = view::<core::Node>(object) else { return };
-                state.cluster.put_node(object, &node);
-                // Heartbeats change the status every few seconds; only what a pod could see matters.
-                let before = change.old.as_ref().and_then(|old| view::<core::Node>(old));
-                if before.is_some_and(|before| attracts_the_same(&before, &node)) {
-                    return;
-                }
+        let Some(object) = &change.new else {
+            if let Some(old) = &change.old {
+                state.cluster.remove_node(old.name());
+                self.wake(&mut state, &Event::NodeRemoved);
             }
-            None => {
-                if let Some(old) = &change.old {
-                    state.cluster.remove_node(old.name());
-                }
-                return;
-            }
-        }
-        self.wake(&mut state);
-    }
-
-    fn wake(&self, state: &mut State) {
-        for key in std::mem::take(&mut state.waiting).into_keys() {
-            self.queue.add(key);
-        }
-    }
-
-    async fn schedule(self: &Arc<Self>, key: &Key, tasks: &Tasks) {
-        let Some(object) = self.world.get(&PODS, &key.namespace, &key.name) else { return };
-        let Some(pod) = read(&object).filter(|pod| pod.wants_place(NAME) && !object.is_deleting()) else {
             return;
         };
-        let decision = {
-            let mut state = self.state();
-            let decision = state.cluster.place(&pod, &self.random);
-            match &decision {
-                // Counted at once, so that the next pod finds the room taken.
-                Ok(placement) => state.cluster.put_pod(&pod, &placement.node),
-                Err(_) => {
-                    state.waiting.insert(key.clone(), pod.uid.clone());
-                }
-            }
-            state.remember(&pod.uid, decision.clone());
-            decision
+        let Some(node) = view::<core::Node>(object) else { return };
+        let known = state.cluster.node(object.name()).is_some();
+        state.cluster.put_node(object, &node);
+        let before = change.old.as_ref().and_then(|old| view::<core::Node>(old)).filter(|_| known);
+        let event = match before {
+            None => Event::NodeAdded,
+            // Heartbeats change the status every few seconds; only what a pod could see matters.
+            Some(before) => Event::NodeChanged {
+                labels: before.metadata.labels != node.metadata.labels,
+                taints: before.spec != node.spec,
+                allocatable: allocatable(&before) != allocatable(&node),
+            },
         };
+        if !matches!(event, Event::NodeChanged { labels: false, taints: false, allocatable: false }) {
+            self.wake(&mut state, &event);
+        }
+    }
+
+    async fn schedule(self: &Arc<Self>, key: &Key, attempts: u32, tasks: &Tasks) {
+        let Some(object) = self.world.get(&PODS, &key.namespace, &key.name) else { return };
+        let Some(pod) = read(&object).filter(|pod| pod.wants_place(NAME)) else { return };
+        let Some(decision) = self.decide(key, &pod, attempts) else { return };
         match decision {
             Ok(placement) => {
                 // The semaphore is never closed.
                 let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
                 let scheduler = self.clone();
                 tasks.spawn("binding", async move {
-                    scheduler.bind(&object, &pod, &placement).await;
+                    scheduler.bind(&object, &pod, &placement, attempts).await;
                     drop(permit);
                 });
             }
-            Err(reasons) => self.report(&object, &reasons).await,
-        }
-    }
-
-    async fn bind(&self, object: &Arc<Object>, pod: &Arc<Pod>, placement: &Placement) {
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": (object.name()), "namespace": (object.namespace()), "uid": (object.uid())},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": (placement.node.clone())}
-        });
-        let target = Target::new(&PODS, object.namespace(), object.name()).subresource("binding");
-        let call = Call::Create(target, binding.to_bytes().into(), WriteOptions::default());
-        match self.api.call(call).await {
-            Ok(_) => {
-                info!(pod = %Key::of(object), node = %placement.node, "placed");
-                let message = format!(
-                    "Successfully assigned {}/{} to {}",
-                    object.namespace(),
-                    object.name(),
-                    placement.node
-                );
-                self.recorder.note(Note::normal(object, "Scheduled", message));
-            }
-            Err(status) => {
-                debug!(pod = %Key::of(object), error = %status, "a binding failed; the pod is looked at again");
-                let current = self.world.get(&PODS, object.namespace(), object.name());
-                let bound = current.as_deref().and_then(read).is_some_and(|now| !now.node.is_empty());
-                if !bound {
-                    self.state().cluster.remove_pod(&pod.uid);
-                    self.queue.add_after(Key::of(object), RETRY);
+            Err(reasons) => {
+                self.writes.report(&object, &reasons).await;
+                if let Preemption::Helps { node, victims } = reasons.preemption {
+                    let scheduler = self.clone();
+                    let key = key.clone();
+                    tasks.spawn("preemption", async move {
+                        scheduler.clear(&key, &pod, &node, &victims).await;
+                    });
                 }
             }
         }
     }
 
-    async fn report(&self, object: &Arc<Object>, reasons: &Unschedulable) {
-        let message = reasons.to_string();
-        self.recorder.note(Note::warning(object, "FailedScheduling", message.as_str()));
-        let tree = object.to_tree();
-        let conditions = tree.array_at(&["status", "conditions"]);
-        let current = conditions.iter().find(|condition| condition.str_at(&["type"]) == Some("PodScheduled"));
-        let said = |field: &str| current.and_then(|condition| condition.str_at(&[field]));
-        if said("status") == Some("False") && said("message") == Some(message.as_str()) {
+    /// Decides on a pod and counts it at once, so that the next pod finds the room taken.
+    fn decide(&self, key: &Key, pod: &Arc<Pod>, attempts: u32) -> Option<Decision> {
+        let mut state = self.state();
+        if state.binding.contains(&pod.uid) {
+            return None;
+        }
+        if let Some(had_turn) = state.clearing.get_mut(&pod.uid) {
+            *had_turn = true;
+            return None;
+        }
+        let decision = state.cluster.place(pod, &self.random);
+        match &decision {
+            Ok(placement) => {
+                state.cluster.withdraw(&pod.uid);
+                state.cluster.put_pod(pod, &placement.node);
+                state.binding.insert(pod.uid.clone());
+                let namespace = state.cluster.namespace(&pod.namespace).to_vec();
+                self.wake(&mut state, &Event::PodAdded(pod, &namespace));
+            }
+            Err(reasons) => {
+                let refused = Refused { pod: pod.clone(), filters: reasons.filters };
+                state.waiting.park(key, refused, attempts, self.clock.monotonic());
+                match &reasons.preemption {
+                    Preemption::Helps { node, .. } => {
+                        state.cluster.nominate(pod, node);
+                        state.clearing.insert(pod.uid.clone(), false);
+                    }
+                    Preemption::Never | Preemption::UnderWay => {}
+                    Preemption::Unasked | Preemption::Useless(..) => {
+                        state.cluster.withdraw(&pod.uid);
+                    }
+                }
+            }
+        }
+        state.remember(&pod.uid, decision.clone());
+        Some(decision)
+    }
+
+    async fn bind(&self, object: &Arc<Object>, pod: &Arc<Pod>, placement: &Placement, attempts: u32) {
+        let Err(status) = self.writes.bind(object, &placement.node).await else { return };
+        let key = Key::of(object);
+        debug!(pod = %key, error = %status, "a binding failed; the pod is looked at again");
+        let mut state = self.state();
+        // If it is not in the set any more, its true place is known already.
+        if !state.binding.remove(&pod.uid) {
             return;
         }
-        let since = match current.filter(|_| said("status") == Some("False")) {
-            Some(condition) => condition.get("lastTransitionTime").cloned().unwrap_or_default(),
-            None => Value::from(api::time::seconds(self.clock.now())),
-        };
-        let patch = json!({
-            "metadata": {"uid": (object.uid())},
-            "status": {"conditions": [{
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-                "message": message, "lastProbeTime": null, "lastTransitionTime": since
-            }]}
-        });
-        let target = Target::new(&PODS, object.namespace(), object.name()).subresource("status");
-        if let Err(error) = self.api.patch(target, PatchKind::StrategicMerge, &patch).await {
-            warn!(pod = %Key::of(object), %error, "the reason why a pod waits could not be written");
+        state.cluster.remove_pod(&pod.uid);
+        self.pod_left(&mut state, pod);
+        let now = self.clock.monotonic();
+        state.waiting.put_after(&key, pod.priority, attempts, now, RETRY);
+        self.changed.notify_one();
+    }
+
+    /// Sends pods away from a node for one that fits nowhere else.
+    async fn clear(&self, key: &Key, pod: &Arc<Pod>, node: &str, victims: &[Arc<Pod>]) {
+        for weaker in self.outranked(pod, node) {
+            self.writes.withdraw(&weaker).await;
         }
+        for victim in victims.iter().filter(|victim| !victim.terminating) {
+            let object = self.world.get(&PODS, &victim.namespace, &victim.name);
+            if let Some(object) = object.filter(|object| object.uid() == victim.uid) {
+                self.writes.evict(&object, pod, node).await;
+            }
+        }
+        let mut state = self.state();
+        if state.clearing.remove(&pod.uid) == Some(true) {
+            state.waiting.put(key, pod.priority);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes the node from pods of lower priority for which it was being cleared: they look for another one.
+    fn outranked(&self, pod: &Pod, node: &str) -> Vec<Arc<Pod>> {
+        let mut state = self.state();
+        let guests = state.cluster.nominated.get(node).into_iter().flatten();
+        let weaker: Vec<Arc<Pod>> = guests.filter(|guest| guest.priority < pod.priority).cloned().collect();
+        for guest in &weaker {
+            state.cluster.withdraw(&guest.uid);
+            state.waiting.put(&Key::new(&guest.namespace, &guest.name), guest.priority);
+        }
+        if !weaker.is_empty() {
+            self.changed.notify_one();
+        }
+        weaker
     }
 }
 
@@ -266,7 +376,18 @@ fn read(object: &Object) -> Option<Arc<Pod>> {
     Pod::read(object, &*view::<core::Pod>(object)?)
 }
 
-fn attracts_the_same(a: &core::Node, b: &core::Node) -> bool {
-    let allocatable = |node: &core::Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
-    a.metadata.labels == b.metadata.labels && a.spec == b.spec && allocatable(a) == allocatable(b)
+/// Whether a change of a pod leaves all that decides its place; the scheduler's own words in its status do.
+fn asks_the_same(change: &Change) -> bool {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else { return false };
+    let spec = |object: &Object| view::<core::Pod>(object).and_then(|pod| pod.spec.clone());
+    old.uid() == new.uid() && old.labels() == new.labels() && spec(old) == spec(new)
 }
+
+fn allocatable(
+    node: &core::Node,
+) -> Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>> {
+    node.status.as_ref().and_then(|status| status.allocatable.as_ref())
+}
+
+#[cfg(test)]
+mod tests;
