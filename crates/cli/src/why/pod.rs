@@ -70,12 +70,20 @@ fn unplaced(pod: &Value, now: Timestamp) -> Option<Finding> {
 }
 
 fn placing_advice(words: &str) -> &'static str {
-    if words.contains("unschedulable") {
+    if words.contains("found a potential placement") || words.contains("terminating pod on the nominated node") {
+        "pods of lower priority are being sent away for it; wait until they have gone"
+    } else if words.contains("unschedulable") {
         "the node is cordoned: kubectl uncordon NODE"
     } else if words.contains("Insufficient") {
         "lower the pod's requests, or remove other pods (kubectl describe node shows who holds what)"
     } else if words.contains("untolerated taint") {
         "add a toleration to the pod, or remove the taint: kubectl taint node NODE KEY-"
+    } else if words.contains("anti-affinity rules") {
+        "pods that must be apart leave it no node: join another node, or change the podAntiAffinity"
+    } else if words.contains("pod affinity rules") {
+        "no pod runs that it must be near: start that one first, or change the podAffinity"
+    } else if words.contains("topology spread") {
+        "it would make its pods too uneven: raise maxSkew, or label nodes with the topologyKey"
     } else if words.contains("affinity") || words.contains("selector") {
         "label a node as the pod wants it, or change the pod's nodeSelector or affinity"
     } else if words.contains("free ports") {
