@@ -70,7 +70,9 @@ fn unplaced(pod: &Value, now: Timestamp) -> Option<Finding> {
 }
 
 fn placing_advice(words: &str) -> &'static str {
-    if words.contains("found a potential placement") || words.contains("terminating pod on the nominated node") {
+    if words.contains("found a potential placement")
+        || words.contains("terminating pod on the nominated node")
+    {
         "pods of lower priority are being sent away for it; wait until they have gone"
     } else if words.contains("unschedulable") {
         "the node is cordoned: kubectl uncordon NODE"
