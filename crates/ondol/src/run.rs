@@ -23,6 +23,9 @@ use crate::server::{Addresses, DRAIN, Ground, Server, first_bridge};
 
 /// Threads of the runtime of names and loopback ports.
 const PACKET_THREADS: usize = 1;
+/// Most threads of one runtime that wait for the kernel and the disk: each keeps some memory for its next work, and
+/// more at once are no faster.
+const BLOCKING_THREADS: usize = 32;
 /// How long tasks may take to end.
 const JOIN: Duration = Duration::from_secs(10);
 /// How long runtimes may take to end what blocks.
@@ -82,6 +85,7 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
+    builder.max_blocking_threads(BLOCKING_THREADS);
     builder.thread_name(name).enable_all().build().context("the machine has no thread for the runtime")
 }
 
