@@ -24,7 +24,9 @@ status_is_true() {
         ":$(k config view --minify -o 'jsonpath={.clusters[0].cluster.server}' | grep -oE '[0-9]+$')\""; do
         has "$out" "$word" || return 1
     done
-    prints "$(node_name)" ondol status && prints MiB ondol status
+    prints "$(node_name)" ondol status && prints MiB ondol status || return 1
+    # Which instance is meant may also stand in the environment.
+    prints "$instance" env ONDOL_INSTANCE="$instance" "$ONDOL" status
 }
 own_log() {
     equals "$(ondol logs --tail=2 | grep -c .)" 2 && prints INFO ondol logs || return 1

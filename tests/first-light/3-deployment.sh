@@ -4,7 +4,12 @@ own_addresses() {
     local ips; ips=$(k get pods -l app=backend -o 'jsonpath={range .items[*]}{.status.podIP}{"\n"}{end}' | sort -u | grep -c .)
     equals "$ips" 3
 }
-pod_answers() { has "$(fetch "http://$(k get pods -l app=backend -o 'jsonpath={.items[0].status.podIP}'):8080/")" '"version"'; }
+# With its version, its own name, and the address from which it was asked.
+pod_answers() {
+    local pod answer; pod=$(any_pod backend); answer=$(fetch "http://$(address_of "$pod"):8080/warm?floor=1")
+    has "$answer" '"version":"v1"' && has "$answer" "\"pod\":\"$pod\"" && has "$answer" '"path":"/warm"' || return 1
+    echo "$answer" | grep -qE '"caller":"[0-9.]+:[0-9]+"' || because "$answer"
+}
 deleted_pod_is_replaced() {
     local gone; gone=$(any_pod backend)
     k delete pod "$gone" --wait=true >/dev/null || return 1

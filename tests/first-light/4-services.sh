@@ -97,6 +97,10 @@ taken_port_waits() {
     # It gets the port as soon as that is free.
     within 10 fetch -f "http://$(node_address):8888/"
 }
+# A node that was told its address answers there also to other machines.
+told_address_is_open() {
+    within 10 in_server curl -sf --max-time 5 "http://$agent_address:$1/" && within 10 in_server curl -sf --max-time 5 "http://$agent_address:8888/"
+}
 nothing_listens_outside() {
     local out; out=$(ss -Hlntu | awk '{ print $5 }' | grep -vE "^(127\\.|\\[::1\\]:|$(node_address):)")
     [ -z "$out" ] || because "$out"
@@ -140,7 +144,9 @@ point_4() {
     point 4.no-selector without_selector
     point 4.taken-port taken_port_waits
     # The other form is told an address of the machine.
-    if [ "$form" = together ]; then
+    if [ "$form" = apart ]; then
+        point 4.node-ip told_address_is_open "$(value service/backend-node '{.spec.ports[0].nodePort}')"
+    else
         point 4.listeners nothing_listens_outside
         point 4.outside outside_gets_nothing "$(value service/backend-node '{.spec.ports[0].nodePort}')"
     fi

@@ -48,8 +48,12 @@ why_says() {
 undo_heals() { k rollout undo deployment/backend >/dev/null && k rollout status deployment/backend --timeout=60s >/dev/null; }
 pause_and_resume() {
     k rollout pause deployment/backend >/dev/null && k set env deployment/backend PAUSED=1 >/dev/null || return 1
+    # It has been seen, and nothing moves.
+    within 20 is_observed deployment/backend && value_is deployment/backend '{.status.updatedReplicas}' '' || return 1
+    prints paused ondol why deployment/backend || return 1
     k rollout resume deployment/backend >/dev/null && k rollout status deployment/backend --timeout=60s >/dev/null
 }
+is_observed() { equals "$(value "$1" '{.status.observedGeneration}')" "$(value "$1" '{.metadata.generation}')"; }
 restart() { k rollout restart deployment/backend >/dev/null && k rollout status deployment/backend --timeout=60s >/dev/null; }
 undo_to_first() {
     local first; first=$(k rollout history deployment/backend | grep -oE '^[0-9]+' | head -n 1)
