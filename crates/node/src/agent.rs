@@ -133,8 +133,9 @@ impl Agent {
             }
         }
         let mut states = sandbox.watch();
-        let ended =
-            states.wait_for(|state| state.lost || !state.containers.values().any(|one| one.is_running()));
+        let ended = states.wait_for(|state| {
+            state.lost || !state.containers.values().any(sandbox::ContainerState::is_running)
+        });
         let _ = self.context.clock.timeout(grace, ended).await;
     }
 

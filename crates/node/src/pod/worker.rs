@@ -355,6 +355,24 @@ impl Worker {
         let Some(state) = live.handle.as_ref().map(Sandbox::state) else { return };
         for (name, number) in live.observe(&self.uid, &state, now) {
             self.read_message(live, desired, &name, number);
+            self.note_back_off(live, desired, &name, now);
+        }
+    }
+
+    /// A container that has ended and has to wait before it runs again is told of.
+    fn note_back_off(&self, live: &Live, desired: &Desired, name: &str, now: Timestamp) {
+        let (wanted, seen) = (wanted(desired), live.seen());
+        let container = wanted.containers.iter().find(|container| container.name == name);
+        let state = seen.containers.get(name).and_then(|state| Some((state.latest?, state.streak)));
+        let (Some(container), Some((latest, streak)), None) = (container, state, wanted.ending) else {
+            return;
+        };
+        let waits = machine::due(latest, streak).is_some_and(|due| due > now);
+        if waits && machine::will_run_again(container, Some(latest)) {
+            let (pod, namespace) = (desired.object.name(), desired.object.namespace());
+            let message =
+                format!("Back-off restarting failed container {name} in pod {pod}_{namespace}({})", self.uid);
+            self.note(Some(name), true, "BackOff", message);
         }
     }
 

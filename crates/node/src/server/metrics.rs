@@ -161,12 +161,7 @@ mod tests {
 
     #[test]
     fn every_sample_has_its_family_and_labels_are_escaped() {
-        let usage = Usage {
-            cpu_ns: 1_500_000_000,
-            memory_bytes: 9,
-            memory_working_set_bytes: 4096,
-            ..Usage::default()
-        };
+        let usage = Usage { cpu_ns: 1_500_000_000, memory_bytes: 9, memory_working_set_bytes: 4096 };
         let pods = [PodUsage {
             namespace: "a".into(),
             name: "p\"".into(),

@@ -318,8 +318,11 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     stopper.stop();
     assert!(tasks.join(PATIENCE).await);
     network.release("green");
-    drop(network);
+    assert_eq!(network.check(), Ok(()));
     node::network::wipe(&instance, &settings.record).expect("wiped");
+    let told = network.check().expect_err("the bridge is gone");
+    assert!(told.contains("is gone; restart ondol"), "{told}");
+    drop(network);
     assert!(!settings.record.exists());
     let links = std::fs::read_to_string("/proc/thread-self/net/dev").expect("links");
     assert!(!links.contains("ondbr-"), "{links}");

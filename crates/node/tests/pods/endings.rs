@@ -184,6 +184,13 @@ async fn a_container_that_crashes_again_and_again_leaves_two_attempts() {
             is_ready(pod) && statuses[0].int_at(&["restartCount"]) == Some(2)
         };
         world.until("p", restarted).await;
+        let told =
+            world.events().into_iter().filter(|(reason, _)| reason == "BackOff").map(|(_, words)| words);
+        let told: Vec<String> = told.collect();
+        assert!(
+            told.len() == 1 && told[0].starts_with("Back-off restarting failed container c in pod p_a("),
+            "{told:?}"
+        );
         let names = |folder: &str| {
             let entries = std::fs::read_dir(world.directory.join(folder)).expect("there").flatten();
             let mut names: Vec<String> =

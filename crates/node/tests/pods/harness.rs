@@ -180,7 +180,7 @@ impl World {
     /// Reasons and messages of the events since the last call.
     pub fn events(&self) -> Vec<(String, String)> {
         let mut next = self.notes.lock().unwrap();
-        std::iter::from_fn(|| next()).map(|note| (note.reason.to_string(), note.message)).collect()
+        std::iter::from_fn(&mut *next).map(|note| (note.reason.to_string(), note.message)).collect()
     }
 
     /// Stops the agent, and ends all pods as before a shutdown.
