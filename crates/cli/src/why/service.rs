@@ -20,15 +20,10 @@ pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<F
         return (format!("service/{name} is another name of {target}"), found);
     }
     if kind == "LoadBalancer" && service.array_at(&["status", "loadBalancer", "ingress"]).is_empty() {
-        let since = lasting(service, &["metadata", "creationTimestamp"], now);
-        let words = world.warnings(service).first().map(|event| message(event).to_owned());
-        found.push(Finding::new(
-            format!(
-                "its load balancer has been pending{since}: {}",
-                words.unwrap_or_else(|| "no reason was told".to_owned())
-            ),
-            "give the Service another port, or free the one it asks for (kubectl get services -A)",
-        ));
+        found.push(pending(service, world, now));
+    }
+    if let Some(event) = world.warning(service, &["UnsupportedField"]) {
+        found.push(Finding::new(message(event), ""));
     }
     let (ready, all) = endpoints(service, world);
     if ready == 0 {
@@ -41,6 +36,24 @@ pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<F
         _ => format!("service/{name} has {ready} of {all} endpoints ready"),
     };
     (headline, found)
+}
+
+/// Why a load balancer has no address.
+fn pending(service: &Value, world: &World, now: Timestamp) -> Finding {
+    let since = lasting(service, &["metadata", "creationTimestamp"], now);
+    if let Some(class) = service.str_at(&["spec", "loadBalancerClass"]) {
+        return Finding::new(
+            format!(
+                "its load balancer has been pending{since}: nobody here serves the loadBalancerClass {class}"
+            ),
+            "make the Service without a loadBalancerClass; then it gets the node's address",
+        );
+    }
+    let words = world.warnings(service).first().map_or("no reason was told", |event| message(event));
+    Finding::new(
+        format!("its load balancer has been pending{since}: {words}"),
+        "give the Service another port, or free the one it asks for (kubectl get services -A)",
+    )
 }
 
 fn endpoints(service: &Value, world: &World) -> (usize, usize) {

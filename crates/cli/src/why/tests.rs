@@ -248,6 +248,30 @@ proptest::proptest! {
 }
 
 #[test]
+fn a_load_balancer_of_a_class_that_is_nobodys_and_a_field_without_effect() {
+    let mut world = world(vec![pod("web-1", "x", ready())]);
+    let service = |name: &str, spec: Value| {
+        json!({"metadata": {"name": name, "namespace": "default", "uid": name,
+            "creationTimestamp": "2026-01-01T00:05:00Z"}, "spec": spec})
+    };
+    world.add(
+        "Service",
+        vec![
+            service("class", json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/x"})),
+            service("ranges", json!({"type": "ClusterIP"})),
+        ],
+    );
+    world.add(
+        "Event",
+        vec![json!({"involvedObject": {"uid": "ranges"}, "type": "Warning",
+        "reason": "UnsupportedField", "message": "spec.loadBalancerSourceRanges is not supported"})],
+    );
+    let text = told("service/class", &world);
+    assert!(text.contains("for 5m: nobody here serves the loadBalancerClass example.com/x"), "{text}");
+    assert!(told("service/ranges", &world).contains("spec.loadBalancerSourceRanges is not supported"));
+}
+
+#[test]
 fn a_kind_that_is_only_stored_says_so_and_what_to_use() {
     let mut world = world(Vec::new());
     world.add(
