@@ -152,6 +152,8 @@ mod tests {
         objects: BTreeMap<(Resource, String), Value>,
         revision: i64,
         now: Timestamp,
+        /// Available pods that there must be at every moment.
+        floor: i64,
     }
 
     impl Stage {
@@ -159,7 +161,7 @@ mod tests {
             let mut world = World::new();
             [&DEPLOYMENTS, &REPLICA_SETS, &PODS].into_iter().for_each(|resource| world.ensure(resource));
             let now = "2026-01-01T00:00:00Z".parse().unwrap();
-            let mut stage = Self { world, objects: BTreeMap::new(), revision: 0, now };
+            let mut stage = Self { world, objects: BTreeMap::new(), revision: 0, now, floor: 0 };
             stage.put(&DEPLOYMENTS, deployment);
             stage
         }
@@ -213,6 +215,7 @@ mod tests {
         fn settle(&mut self, available: impl Fn(&str) -> bool) {
             for _ in 0..60 {
                 let writes = self.step();
+                self.check_bounds();
                 let names: Vec<String> =
                     self.objects.keys().filter(|(r, _)| *r == REPLICA_SETS).map(|(_, n)| n.clone()).collect();
                 let mut moved = false;
@@ -229,7 +232,6 @@ mod tests {
                     moved |= tree.get("status") != Some(&status);
                     self.change(&REPLICA_SETS, &name, |tree| tree.set(&["status"], status));
                 }
-                self.check_bounds();
                 if writes == 0 && !moved {
                     return;
                 }
@@ -237,10 +239,18 @@ mod tests {
             panic!("the rollout does not settle: {:?}", self.sets());
         }
 
+        /// Reckoned here once more, for 25 % of surge and 25 % that may be unavailable.
         fn check_bounds(&self) {
-            let tree = &self.objects[&(DEPLOYMENTS, "web".to_owned())];
+            let wanted =
+                self.objects[&(DEPLOYMENTS, "web".to_owned())].int_at(&["spec", "replicas"]).unwrap();
             let total: i64 = self.sets().iter().map(|(_, size)| size).sum();
-            assert!(total <= Limits::of(tree).ceiling(), "surge: {:?}", self.sets());
+            assert!(total <= wanted + (wanted + 3) / 4, "surge: {:?}", self.sets());
+            let sets = self.objects.iter().filter(|((resource, _), _)| *resource == REPLICA_SETS);
+            let serving = sets.map(|(_, tree)| {
+                let number = |path: &[&str]| tree.int_at(path).unwrap_or_default();
+                number(&["status", "availableReplicas"]).min(number(&["spec", "replicas"]))
+            });
+            assert!(serving.sum::<i64>() >= self.floor, "unavailable: {:?}", self.sets());
         }
 
         fn condition(&self, kind: &str) -> String {
@@ -274,6 +284,7 @@ mod tests {
         stage.settle(|_| true);
         assert_eq!(stage.sets(), [("v1".to_owned(), 4)]);
         assert_eq!(stage.condition("Progressing"), "NewReplicaSetAvailable");
+        stage.floor = 3;
         set_image(&mut stage, "v2");
         stage.settle(|_| true);
         let mut sets = stage.sets();
@@ -281,6 +292,32 @@ mod tests {
         assert_eq!(sets, [("v1".to_owned(), 0), ("v2".to_owned(), 4)]);
         let tree = &stage.objects[&(DEPLOYMENTS, "web".to_owned())];
         assert_eq!(tree.str_at(&["metadata", "annotations", "deployment.kubernetes.io/revision"]), Some("2"));
+    }
+
+    #[test]
+    fn old_pods_stay_while_a_status_is_older_than_its_sets_size() {
+        let mut stage = Stage::new(deployment(4));
+        stage.settle(|_| true);
+        set_image(&mut stage, "v2");
+        stage.step();
+        let sized = |stage: &Stage, wanted: &str| {
+            stage.sets().into_iter().find(|(image, _)| image == wanted).map(|(_, size)| size)
+        };
+        assert_eq!((sized(&stage, "v1"), sized(&stage, "v2")), (Some(4), Some(1)));
+        let new = |((resource, _), tree): &(&(Resource, String), &Value)| {
+            *resource == REPLICA_SETS && tree.str_at(&["spec", "template", "spec", "image"]) == Some("v2")
+        };
+        let ((_, name), _) = stage.objects.iter().find(new).unwrap();
+        let name = name.clone();
+        for (observed, old) in [(1, 4), (2, 2)] {
+            stage.change(&REPLICA_SETS, &name, |tree| {
+                tree.set(&["metadata", "generation"], 2);
+                let status = json!({"replicas": 1, "availableReplicas": 1, "observedGeneration": observed});
+                tree.set(&["status"], status);
+            });
+            stage.step();
+            assert_eq!(sized(&stage, "v1"), Some(old));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use api::value::Value;
 
 use super::scaled;
-use super::sets::Sets;
+use super::sets::{Set, Sets};
 
 /// What bounds a rollout, in pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ pub fn roll(sets: &mut Sets, limits: &Limits, tree: &Value) {
 }
 
 fn shrink_old(sets: &mut Sets, limits: &Limits) {
-    if sets.old().all(|set| set.replicas == 0) {
+    // A status that is older than a set's size may count pods that are going already. It is on its way.
+    if sets.old().all(|set| set.replicas == 0) || sets.all().iter().any(Set::is_behind) {
         return;
     }
     let new_unavailable = sets.new_set().map_or(0, |new| (new.replicas - new.available).max(0));

@@ -86,6 +86,11 @@ impl Set {
         self.tree.int_at(&["status", field]).unwrap_or_default()
     }
 
+    /// Whether its status was written before its size.
+    pub fn is_behind(&self) -> bool {
+        self.status("observedGeneration") < self.tree.int_at(&["metadata", "generation"]).unwrap_or_default()
+    }
+
     /// Its revision; zero if it has none.
     pub fn revision(&self) -> i64 {
         let revision = self.tree.str_at(&["metadata", "annotations", REVISION]);

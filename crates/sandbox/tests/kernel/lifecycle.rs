@@ -42,12 +42,13 @@ fn an_attempt_is_started_once_whoever_asks() {
     run(|world| async move {
         let pod = world.pod("a").await;
         let spec = world.shell("one", "echo started; sleep 1000");
-        let first = pod.start(spec.clone()).await.unwrap();
-        let second = pod.start(spec.clone()).await.unwrap();
-        assert_eq!(first.state, second.state);
         let adopted = world.open().await.adopt().await.unwrap().pop();
         let Some(sandbox::Adopted::Live(other)) = adopted else { panic!("the pod process lives") };
-        assert_eq!(other.start(spec.clone()).await.unwrap().state, first.state);
+        // Neither client knows of the attempt yet, so both ask and the pod process decides.
+        let (first, second) = tokio::join!(pod.start(spec.clone()), other.start(spec.clone()));
+        let first = first.unwrap();
+        assert_eq!(first.state, second.unwrap().state);
+        assert_eq!(pod.start(spec.clone()).await.unwrap().state, first.state);
         while world.log("one").is_empty() {
             tokio::task::yield_now().await;
         }
