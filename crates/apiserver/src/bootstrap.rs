@@ -11,7 +11,7 @@ use std::sync::Arc;
 use api::interface::{Api, DeleteOptions, PatchKind, Target};
 use api::json;
 use api::names::{
-    ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, PRIORITY_CLASSES, Resource, SERVICE_CIDRS, SERVICES,
+    CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, PRIORITY_CLASSES, Resource, SERVICE_CIDRS, SERVICES,
 };
 use api::status::{Reason, Status};
 use api::validation::address::Cidr;
@@ -102,6 +102,14 @@ pub async fn run(gate: &Arc<Gate>, config: &Config) -> Result<(), Error> {
         keeper.ensure(&ENDPOINT_SLICES, "kube-system", &slice, Some(mended)).await?;
     }
     Ok(())
+}
+
+/// Publishes the authority that the gate believes clients by, where servers behind an API of their own look for it
+/// (`kube-system/extension-apiserver-authentication`).
+pub async fn publish_client_authority(gate: &Arc<Gate>, pem: &str) -> Result<(), Error> {
+    let keeper = Keeper { api: gate.as_user(Identity::admin()) };
+    let map = objects::client_authority(pem);
+    keeper.ensure(&CONFIG_MAPS, "kube-system", &map, Some(objects::parts(&map, &["data"]))).await
 }
 
 /// The range cannot change under the services that have addresses of it.

@@ -88,7 +88,14 @@ fn cannot_be_handled(kind: &GroupVersionKind, why: &DecodeError) -> Status {
 fn check_envelope(kind: &GroupVersionKind, said: &TypeMeta) -> Result<(), Status> {
     let expected = kind.api_version();
     if !said.kind.is_empty() && said.kind != kind.kind {
-        let (_, version) = api::names::split_api_version(&said.api_version);
+        let (group, version) = api::names::split_api_version(&said.api_version);
+        if api::table::types().of_kind(group, version, &said.kind).is_none() {
+            return Err(Status::bad_request(format!(
+                "{0} in version \"{version}\" cannot be handled as a {1}: no kind \"{0}\" is registered for version \
+                 \"{2}\" in scheme \"pkg/runtime/scheme.go:111\"",
+                said.kind, kind.kind, said.api_version
+            )));
+        }
         return Err(Status::bad_request(format!(
             "{} in version \"{version}\" cannot be handled as a {}: converting ({version}.{}) to ({}.{}): unknown \
              conversion",

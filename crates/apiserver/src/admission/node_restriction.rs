@@ -177,12 +177,12 @@ mod tests {
     fn a_node_leaves_its_taints_and_owners_alone() {
         let before = node(json!({}));
         let mut free = before.clone();
-        free.set(&["spec", "taints"], Vec::new());
+        free.set(&["spec", "taints"], Vec::<Value>::new());
         assert_eq!(changed_node("n", &free, &before).unwrap(), "node \"n\" is not allowed to modify taints");
         let mut owned = before.clone();
         owned.set(&["metadata", "ownerReferences"], vec![json!({"uid": "1"})]);
         assert!(changed_node("n", &owned, &before).unwrap().ends_with("modify ownerReferences"));
-        owned.set(&["metadata", "ownerReferences"], Vec::new());
+        owned.set(&["metadata", "ownerReferences"], Vec::<Value>::new());
         assert_eq!(changed_node("n", &owned, &before), None);
     }
 

@@ -21,6 +21,15 @@ pub(super) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
+pub(super) fn client_authority(pem: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": pem}
+    })
+}
+
 pub(super) fn priority_classes() -> [Value; 2] {
     let class = |name: &str, value: i64, description: &str| {
         json!({

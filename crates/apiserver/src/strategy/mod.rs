@@ -12,7 +12,9 @@ mod pod_spec;
 mod pods;
 mod policy;
 mod ranges;
+mod revisions;
 mod services;
+mod storage;
 mod words;
 mod workloads;
 
@@ -196,7 +198,10 @@ pub static ALL: &[&dyn Strategy] = &[
     &policy::PriorityClasses,
     &ranges::Addresses,
     &ranges::ServiceRanges,
+    &revisions::ControllerRevisions,
     &services::Services,
+    &storage::Claims,
+    &storage::Volumes,
     &workloads::Deployments,
     &workloads::ReplicaSets,
     &workloads::ReplicationControllers,

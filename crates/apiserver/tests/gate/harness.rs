@@ -4,20 +4,25 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use api::value::Value;
+use apiserver::authn::SigningKeys;
 use apiserver::{Dialer, Identity};
 use http::{Method, Request, StatusCode};
 use wire::{Body, connect};
 
-use crate::served::{Nowhere, Served};
+use crate::served::{self, Nowhere, Served};
 
 /// A served gate.
-pub struct World(Served);
+pub struct World {
+    served: Served,
+    /// What the gate's tokens are signed with.
+    pub keys: Arc<SigningKeys>,
+}
 
 impl Deref for World {
     type Target = Served;
 
     fn deref(&self) -> &Served {
-        &self.0
+        &self.served
     }
 }
 
@@ -29,7 +34,8 @@ impl World {
 
     /// The same with ways to nodes and pods.
     pub async fn reaching(dialer: Arc<dyn Dialer>) -> Self {
-        let world = Self(Served::open(dialer));
+        let keys = served::keys();
+        let world = Self { served: Served::open(Arc::clone(&keys), dialer), keys };
         let namespace = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"default"}}"#;
         world.admin().post("/api/v1/namespaces", namespace).await.expect(201);
         world
@@ -37,12 +43,12 @@ impl World {
 
     /// A client with a certificate for `name` in `groups`.
     pub fn client(&self, name: &str, groups: &[&str]) -> Client {
-        Client { http: self.0.client(name, groups), base: self.base.clone(), token: None }
+        Client { http: self.served.client(name, groups), base: self.base.clone(), token: None }
     }
 
     /// A client without a certificate.
     pub fn stranger(&self) -> Client {
-        Client { http: self.0.stranger(), base: self.base.clone(), token: None }
+        Client { http: self.served.stranger(), base: self.base.clone(), token: None }
     }
 
     /// A client who may do everything.
@@ -57,7 +63,7 @@ impl World {
 
     /// Stops serving; everything must end by itself.
     pub async fn close(self) {
-        self.0.close().await;
+        self.served.close().await;
     }
 }
 
@@ -100,7 +106,7 @@ impl Client {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl Into<bytes::Bytes>,
     ) -> wire::Response {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
@@ -109,11 +115,22 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        self.http.send(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()
+        self.http.send(request.body(Body::from(body.into())).unwrap()).await.unwrap()
     }
 
     /// Sends a request and reads the answer.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        self.send_bytes(method, path, headers, body.as_bytes().to_vec()).await
+    }
+
+    /// The same with a body that need not be text.
+    pub async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
         let response = self.open(method, path, headers, body).await;
         let (parts, body) = response.into_parts();
         let bytes = wire::body::read(body, 64 * 1024 * 1024).await.unwrap();

@@ -3,6 +3,7 @@
 mod harness;
 mod objects;
 mod proxy;
+mod refusals;
 mod rights;
 mod watches;
 

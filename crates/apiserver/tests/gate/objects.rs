@@ -165,7 +165,7 @@ async fn large_bodies_and_strange_media_are_refused() {
     let refused = admin.send(Method::PATCH, &format!("{MAPS}/m"), &apply, "{}").await;
     assert!(refused.message(415).contains("not served"));
     let yaml = [("content-type", "application/yaml"), ("accept", "application/yaml")];
-    let made = admin.send(Method::POST, MAPS, &yaml, "metadata:\n  name: y\ndata: {a: b}\n").await;
+    let made = admin.send(Method::POST, MAPS, &yaml, "metadata:\n  name: made\ndata: {a: b}\n").await;
     assert!(made.text.contains("kind: ConfigMap"), "{}", made.text);
     let unserved =
         admin.send(Method::GET, MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;

@@ -80,7 +80,7 @@ async fn the_token_in_a_secret_holds_while_secret_and_account_are_there() {
         "kubernetes.io/serviceaccount/service-account.uid": (uid),
         "kubernetes.io/serviceaccount/secret.name": "robot-token"
     });
-    let token = world.keys().sign(&claims).unwrap();
+    let token = world.keys.sign(&claims).unwrap();
     let mut robot = world.stranger();
     robot.token = Some(token.clone());
     let selves = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -173,5 +173,19 @@ async fn what_is_not_enforced_is_not_taken() {
     let policy = r#"{"metadata":{"name":"p"},"spec":{"podSelector":{}}}"#;
     let path = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
     assert!(world.admin().post(path, policy).await.message(403).contains("does not enforce this kind yet"));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_clients_is_published_and_mended() {
+    let world = World::open().await;
+    let admin = world.admin();
+    admin.post("/api/v1/namespaces", r#"{"metadata":{"name":"kube-system"}}"#).await.expect(201);
+    let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    for pem in ["first", "second"] {
+        apiserver::bootstrap::publish_client_authority(&world.gate, pem).await.unwrap();
+        let map = admin.get(path).await.expect(200);
+        assert_eq!(map.str_at(&["data", "client-ca-file"]), Some(pem));
+    }
     world.close().await;
 }

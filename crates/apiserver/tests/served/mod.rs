@@ -26,11 +26,15 @@ pub struct Served {
     /// `https://` and its address.
     pub base: String,
     clock: Clock,
-    keys: Arc<SigningKeys>,
     authority: Authority,
     roots: Arc<Roots>,
     stopper: Stopper,
     tasks: Tasks,
+}
+
+/// Keys of tokens, made anew.
+pub fn keys() -> Arc<SigningKeys> {
+    Arc::new(SigningKeys::new(wire::jwt::SigningKey::generate().unwrap(), Clock::system()))
 }
 
 /// Reaches nothing.
@@ -47,21 +51,20 @@ impl Dialer for Nowhere {
 }
 
 impl Served {
-    /// Opens a gate that reaches nodes and pods by `dialer`, and serves it. It holds no object.
-    pub fn open(dialer: Arc<dyn Dialer>) -> Self {
+    /// Opens a gate whose tokens are signed with `keys` and that reaches nodes and pods by `dialer`, and serves it.
+    /// It holds no object.
+    pub fn open(keys: Arc<SigningKeys>, dialer: Arc<dyn Dialer>) -> Self {
         let (clock, random, stopper) = (Clock::system(), Random::seeded(1), Stopper::new());
         let authority = Authority::create("test", clock.now()).unwrap();
         let roots = Roots::new(authority.certificate_pem()).unwrap();
         let disk = store::SimulatedDisk::new(random.clone());
         let options =
             store::Options { growth_bytes: 4096, ..store::Options::new(disk, clock.clone(), random.clone()) };
-        let key = wire::jwt::SigningKey::generate().unwrap();
-        let keys = Arc::new(SigningKeys::new(key, clock.clone()));
         let gate = Gate::open(Config {
             store: store::Store::open(options, Record::decode()).unwrap(),
             clock: clock.clone(),
             random,
-            keys: Arc::clone(&keys) as _,
+            keys,
             issuer: ISSUER.to_owned(),
             audiences: vec![ISSUER.to_owned()],
             advertised: "127.0.0.1:6443".to_owned(),
@@ -83,7 +86,7 @@ impl Served {
             };
             server.run(service, stop, DRAIN).await;
         });
-        Self { gate, base, clock, keys, authority, roots, stopper, tasks }
+        Self { gate, base, clock, authority, roots, stopper, tasks }
     }
 
     /// A client with a certificate for `name` in `groups`.
@@ -99,11 +102,6 @@ impl Served {
     fn client_with(&self, presented: Arc<Presented>) -> connect::Client {
         let config = connect::Config::new(Arc::clone(&self.roots), presented);
         connect::Client::new(config, &self.clock, &self.tasks).unwrap()
-    }
-
-    /// The keys that the gate's tokens are signed with.
-    pub fn keys(&self) -> &SigningKeys {
-        &self.keys
     }
 
     /// Stops serving; everything must end by itself.

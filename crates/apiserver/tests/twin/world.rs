@@ -7,7 +7,7 @@ use apiserver::bootstrap;
 use wire::{Body, connect};
 
 use crate::exchange::{Answer, HEADERS, Request, USERS};
-use crate::served::{Nowhere, Served};
+use crate::served::{self, Nowhere, Served};
 
 /// A served gate and a client for each user.
 pub struct World {
@@ -18,7 +18,7 @@ pub struct World {
 impl World {
     /// Opens a gate with what every server begins with, and serves it.
     pub async fn open() -> Self {
-        let served = Served::open(Arc::new(Nowhere));
+        let served = Served::open(served::keys(), Arc::new(Nowhere));
         let users = USERS.iter().map(|(name, groups)| (*name, served.client(name, groups)));
         let mut clients: HashMap<_, _> = users.collect();
         clients.insert("nobody", served.stranger());
