@@ -132,6 +132,7 @@ impl Server {
             watch_minimum: apiserver::limits::WATCH_MINIMUM,
         });
         bootstrap::run(&gate, &bootstrap).await?;
+        bootstrap::publish_client_authority(&gate, authority.certificate_pem()).await?;
         let leaf = serving_leaf(&bootstrap, addresses);
         let tls = ServerTls::new(rotating(&authority, leaf, ground)?, roots)?;
         let loops = Loops { stopper: Stopper::child(&ground.stop), tasks: Tasks::new() };
