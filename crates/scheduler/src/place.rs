@@ -1,6 +1,7 @@
 //! `place(pod, nodes) -> node`, with reasons.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use api::value::Str;
@@ -82,6 +83,7 @@ impl Placement {
 
 impl Histogram {
     /// Counts a reason.
+    #[expect(clippy::ptr_arg, reason = "a reason that is a constant is kept without copying it")]
     pub fn add(&mut self, reason: &Cow<'static, str>, nodes: usize) {
         match self.0.iter_mut().find(|(other, _)| other == reason) {
             Some((_, count)) => *count += nodes,
@@ -139,28 +141,28 @@ impl Cluster {
     /// Finds the best node, or says why there is none and whether evicting others helps. Changes nothing but where the
     /// next search begins and which counts are kept; the caller counts the pod with [`Cluster::put_pod`]. Of equal
     /// nodes `random` chooses.
-    pub fn place(&mut self, pod: &Pod, random: &Random) -> Result<Placement, Unschedulable> {
+    pub fn place(&mut self, pod: &Pod, random: &Random) -> Result<Placement, Box<Unschedulable>> {
         let refusal = Unschedulable { nodes: self.len(), ..Unschedulable::default() };
         if !pod.unknown.is_empty() {
-            return Err(Unschedulable { unknown: pod.unknown.clone(), ..refusal });
+            return Err(Box::new(Unschedulable { unknown: pod.unknown.clone(), ..refusal }));
         }
         if self.is_empty() {
-            return Err(refusal);
+            return Err(Box::new(refusal));
         }
         self.tidy();
         self.arrange();
-        if pod.required.names.as_ref().is_some_and(|names| names.is_empty()) {
+        if pod.required.names.as_ref().is_some_and(BTreeSet::is_empty) {
             let mut filters = Filters::default();
             filters.insert_named("NodeAffinity");
             let preemption = Preemption::hopeless(self.len());
             let contradiction = Some("pod affinity terms conflict");
-            return Err(Unschedulable { contradiction, filters, preemption, ..refusal });
+            return Err(Box::new(Unschedulable { contradiction, filters, preemption, ..refusal }));
         }
         let search = self.search(pod);
         if search.feasible.is_empty() {
             let preemption = self.preempt(pod, &search.refused, random);
             let Search { reasons, filters, .. } = search;
-            return Err(Unschedulable { reasons, filters, preemption, ..refusal });
+            return Err(Box::new(Unschedulable { reasons, filters, preemption, ..refusal }));
         }
         let request = Request::new(pod, self);
         Ok(self.best(&request, &search.feasible, search.looked, random.bits()))

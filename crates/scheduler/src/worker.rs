@@ -58,7 +58,7 @@ struct State {
 }
 
 /// What was decided for a pod, for explanations.
-pub type Decision = Result<Placement, Unschedulable>;
+pub type Decision = Result<Placement, Box<Unschedulable>>;
 
 impl Scheduler {
     /// A scheduler that reads `world`, which must mirror pods and nodes.

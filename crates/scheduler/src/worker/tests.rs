@@ -52,11 +52,7 @@ impl Objects {
         }
     }
 
-    fn change(
-        &mut self,
-        target: &Target,
-        change: impl FnOnce(&mut Value),
-    ) -> Result<Arc<Object>, Status> {
+    fn change(&mut self, target: &Target, change: impl FnOnce(&mut Value)) -> Result<Arc<Object>, Status> {
         let key = (target.resource.clone(), target.namespace.to_string(), target.name.to_string());
         let mut tree = self.trees.get(&key).cloned().ok_or_else(|| Status::internal("it is not there"))?;
         change(&mut tree);
@@ -94,7 +90,8 @@ impl Objects {
             // As pods go: they are told first, and the node lets them go.
             Call::Delete(target, _) => {
                 let gone = "2026-01-01T00:00:00Z";
-                self.change(&target, |pod| pod.set(&["metadata", "deletionTimestamp"], gone)).map(Answer::Object)
+                self.change(&target, |pod| pod.set(&["metadata", "deletionTimestamp"], gone))
+                    .map(Answer::Object)
             }
             other => panic!("not expected: {other:?}"),
         }
@@ -194,7 +191,7 @@ impl Bench {
 
     fn told(&self, reason: &str) -> Vec<String> {
         let mut heard = self.heard.lock().unwrap();
-        let notes = std::iter::from_fn(|| heard());
+        let notes = std::iter::from_fn(&mut *heard);
         notes.filter(|note| note.reason == reason).map(|note| note.message.to_string()).collect()
     }
 
