@@ -29,9 +29,10 @@ pub struct Document {
 /// The document at a path, if there is one. `address` is told to clients of `/api`.
 pub fn document(path: &str, accept: &str, address: &str) -> Option<Document> {
     let path = path.trim_end_matches('/');
-    let plain = |tree: Value| {
-        Some(Document { body: tree.to_bytes().into(), content_type: "application/json", etag: String::new() })
+    let as_json = |body: Vec<u8>| {
+        Some(Document { body: body.into(), content_type: "application/json", etag: String::new() })
     };
+    let plain = |tree: Value| as_json(tree.to_bytes());
     match path {
         "/api" if wants_aggregated(accept) => Some(aggregated(true)),
         "/apis" if wants_aggregated(accept) => Some(aggregated(false)),
@@ -44,7 +45,7 @@ pub fn document(path: &str, accept: &str, address: &str) -> Option<Document> {
             let groups: Vec<Value> = named_groups().map(group).collect();
             plain(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
-        "/api/v1" => plain(resources("", "v1")),
+        "/api/v1" => as_json(resources("", "v1")),
         _ => {
             let rest = path.strip_prefix("/apis/")?;
             let (name, version) = rest.split_once('/').unwrap_or((rest, ""));
@@ -55,7 +56,7 @@ pub fn document(path: &str, accept: &str, address: &str) -> Option<Document> {
                 tree.set(&["apiVersion"], "v1");
                 return plain(tree);
             }
-            found.versions.contains(&version).then(|| resources(name, version)).and_then(plain)
+            found.versions.contains(&version).then(|| resources(name, version)).and_then(as_json)
         }
     }
 }
@@ -90,7 +91,7 @@ fn group(group: &'static Group) -> Value {
     json!({"name": (group.name), "versions": versions, "preferredVersion": preferred})
 }
 
-fn resources(group: &str, version: &str) -> Value {
+fn resources(group: &str, version: &str) -> Vec<u8> {
     let mut list = Vec::new();
     for facts in
         kinds::iter().map(|kind| kind.facts).filter(|facts| facts.group == group && facts.version == version)
@@ -111,12 +112,38 @@ fn resources(group: &str, version: &str) -> Value {
         }
     }
     list.sort_by(|a, b| a.str_at(&["name"]).cmp(&b.str_at(&["name"])));
-    let mut tree =
-        json!({"kind": "APIResourceList", "groupVersion": (api_version(group, version)), "resources": list});
-    if !group.is_empty() {
-        tree.set(&["apiVersion"], "v1");
-    }
-    tree
+    let api = if group.is_empty() { "" } else { r#""apiVersion":"v1","# };
+    let entries: Vec<String> = list.iter().map(in_order).collect();
+    format!(
+        r#"{{"kind":"APIResourceList",{api}"groupVersion":"{}","resources":[{}]}}"#,
+        api_version(group, version),
+        entries.join(",")
+    )
+    .into_bytes()
+}
+
+/// A resource with its fields in upstream's order, for scripts read these lists with patterns.
+fn in_order(entry: &Value) -> String {
+    let fields = [
+        "name",
+        "singularName",
+        "namespaced",
+        "group",
+        "version",
+        "kind",
+        "verbs",
+        "shortNames",
+        "categories",
+        "storageVersionHash",
+    ];
+    let written: Vec<String> = fields
+        .iter()
+        .filter_map(|field| {
+            let value = entry.get(field)?.to_bytes();
+            Some(format!("\"{field}\":{}", String::from_utf8_lossy(&value)))
+        })
+        .collect();
+    format!("{{{}}}", written.join(","))
 }
 
 fn resource(facts: &KindFacts) -> Value {

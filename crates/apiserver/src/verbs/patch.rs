@@ -62,7 +62,32 @@ fn unreadable(patch_kind: PatchKind, patched: &[u8], patch: &Value, status: Stat
         _ => String::from_utf8_lossy(patched).into_owned(),
     };
     let why = status.message.split_once(": ").map_or(status.message.as_str(), |(_, why)| why);
+    let converted = if patch_kind == PatchKind::StrategicMerge { conversion_words(why) } else { None };
+    let why = converted.as_deref().unwrap_or(why);
     Status::invalid("", "", "", vec![api::validation::cause::invalid("patch", shown.as_str(), why)])
+}
+
+/// Upstream does not decode the outcome of a strategic merge but converts it, which fails in words of its own. Types
+/// that read themselves from JSON keep theirs.
+fn conversion_words(why: &str) -> Option<String> {
+    let (found, rest) = why.strip_prefix("json: cannot unmarshal ")?.split_once(" into ")?;
+    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let (kind, full) = match found {
+        "array" => ("slice", "[]interface {}"),
+        "object" => ("map", "map[string]interface {}"),
+        "string" | "bool" => (found, found),
+        number if number.contains('.') => ("float64", "float64"),
+        _ => ("int64", "int64"),
+    };
+    let is_simple = |wanted: &str| {
+        matches!(wanted, "string" | "bool") || wanted.starts_with("int") || wanted.starts_with("float")
+    };
+    match wanted {
+        map if map.starts_with("map[") => Some(format!("cannot restore map from {kind}")),
+        slice if slice.starts_with("[]") => Some(format!("cannot restore slice from {kind}")),
+        simple if is_simple(simple) => Some(format!("cannot convert {full} to {simple}")),
+        _ => None,
+    }
 }
 
 /// A value as Go prints it: `map[a:1 b:[x]]`.
@@ -92,4 +117,22 @@ fn keep_uid(kind: &Kind, new: &Value, old: &Value) -> Result<(), Status> {
     let cause = api::validation::cause::invalid("metadata.uid", wanted.as_str(), "field is immutable");
     let name = old.str_at(&["metadata", "name"]).unwrap_or_default();
     Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, vec![cause]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_strategic_merge_makes_is_converted_and_not_decoded() {
+        let check = |wanted: &str, found: &str, expect: &str| {
+            let why = format!("json: cannot unmarshal {found} into Go struct field A.b of type {wanted}");
+            assert_eq!(conversion_words(&why).as_deref().unwrap_or("its own"), expect);
+        };
+        check("map[string]string", "string", "cannot restore map from string");
+        check("[]v1.Container", "object", "cannot restore slice from map");
+        check("int32", "string", "cannot convert string to int32");
+        check("string", "number", "cannot convert int64 to string");
+        check("v1.Time", "string", "its own");
+    }
 }
