@@ -1,11 +1,15 @@
-//! Our entries in the user's kubeconfig: put there by `up`, taken away by `down --wipe`, and no other entry touched.
+//! Our entries in the user's kubeconfig: put there by `up`, taken away by `down --wipe`, and no other byte touched.
+
+mod text;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_norway::{Mapping, Value};
+use serde_json::{Value, json};
+
+use text::Text;
 
 /// Why the kubeconfig could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -84,107 +88,76 @@ pub fn remove(path: &Path, name: &str) -> Result<bool, Error> {
     Ok(found)
 }
 
-/// Whether a kubeconfig holds nothing but its skeleton.
+/// Whether a kubeconfig holds nothing but its skeleton, and no comment of its user.
 fn is_empty(text: &str) -> Result<bool, String> {
-    let skeleton = |(key, value): (&Value, &Value)| match key.as_str() {
-        Some("apiVersion" | "kind") => true,
-        Some("clusters" | "contexts" | "users") => value.as_sequence().is_none_or(Vec::is_empty),
-        Some("preferences") => value.as_mapping().is_none_or(Mapping::is_empty),
-        Some("current-context") => value.as_str().is_none_or(str::is_empty),
+    let skeleton = |(key, value): (&String, &Value)| match key.as_str() {
+        "apiVersion" | "kind" => true,
+        "clusters" | "contexts" | "users" => value.as_array().is_none_or(Vec::is_empty),
+        "preferences" => value.as_object().is_none_or(serde_json::Map::is_empty),
+        "current-context" => value.as_str().is_none_or(str::is_empty),
         _ => false,
     };
-    Ok(parse(text)?.iter().all(skeleton))
+    let members = Text::read(text)?;
+    Ok(!text.contains('#') && members.value().as_object().is_some_and(|all| all.iter().all(skeleton)))
 }
 
 /// `text` with `entry` in it.
 pub fn with_entry(text: &str, entry: &Entry) -> Result<String, String> {
-    let mut document = parse(text)?;
-    let cluster = mapping([
-        ("certificate-authority-data", Value::from(STANDARD.encode(&entry.authority_pem))),
-        ("server", Value::from(entry.server.clone())),
-    ]);
+    let mut text = Text::read(text)?;
     let (program, arguments) = entry.command.split_first().ok_or("no program for credentials")?;
-    let exec = mapping([
-        ("apiVersion", Value::from("client.authentication.k8s.io/v1")),
-        ("args", Value::Sequence(arguments.iter().cloned().map(Value::from).collect())),
-        ("command", Value::from(program.clone())),
-        ("env", Value::Null),
-        ("interactiveMode", Value::from("Never")),
-        ("provideClusterInfo", Value::from(false)),
-    ]);
-    let context =
-        mapping([("cluster", Value::from(entry.name.clone())), ("user", Value::from(entry.name.clone()))]);
-    put(&mut document, "clusters", "cluster", &entry.name, cluster)?;
-    put(&mut document, "contexts", "context", &entry.name, context)?;
-    put(&mut document, "users", "user", &entry.name, mapping([("exec", exec)]))?;
-    document.insert("current-context".into(), entry.name.clone().into());
-    write(&document)
+    let cluster = json!({
+        "certificate-authority-data": STANDARD.encode(&entry.authority_pem),
+        "server": entry.server,
+    });
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "args": arguments,
+        "command": program,
+        "env": null,
+        "interactiveMode": "Never",
+        "provideClusterInfo": false,
+    });
+    put(&mut text, "clusters", "cluster", &entry.name, cluster)?;
+    put(&mut text, "contexts", "context", &entry.name, json!({"cluster": entry.name, "user": entry.name}))?;
+    put(&mut text, "users", "user", &entry.name, json!({"exec": exec}))?;
+    text.set("current-context", &entry.name)?;
+    Ok(text.into_text())
 }
 
 /// `text` without the entries named `name`, and whether there were any.
 pub fn without_entry(text: &str, name: &str) -> Result<(String, bool), String> {
-    let mut document = parse(text)?;
-    let mut changed = false;
+    let mut changed = Text::read(text)?;
+    let mut found = false;
     for list in ["clusters", "contexts", "users"] {
-        if let Some(Value::Sequence(entries)) = document.get_mut(list) {
-            let before = entries.len();
-            entries.retain(|entry| entry.get("name").and_then(Value::as_str) != Some(name));
-            changed |= entries.len() != before;
+        while let Some(number) = numbered(changed.value(), list, name) {
+            changed.take(list, number)?;
+            found = true;
         }
     }
-    if document.get("current-context").and_then(Value::as_str) == Some(name) {
-        document.insert("current-context".into(), "".into());
-        changed = true;
+    if changed.value()["current-context"] == *name {
+        changed.set("current-context", "")?;
+        found = true;
     }
-    if changed { Ok((write(&document)?, true)) } else { Ok((text.to_owned(), false)) }
+    Ok(if found { (changed.into_text(), true) } else { (text.to_owned(), false) })
 }
 
-fn parse(text: &str) -> Result<Mapping, String> {
-    let empty = || {
-        let mut document = Mapping::new();
-        document.insert("apiVersion".into(), "v1".into());
-        document.insert("kind".into(), "Config".into());
-        document.insert("preferences".into(), Value::Mapping(Mapping::new()));
-        document
+/// The number of the entry of that name.
+fn numbered(document: &Value, list: &str, name: &str) -> Option<usize> {
+    document[list].as_array()?.iter().position(|entry| entry["name"] == *name)
+}
+
+fn put(text: &mut Text, list: &str, field: &str, name: &str, mut value: Value) -> Result<(), String> {
+    let number = numbered(text.value(), list, name);
+    let mut entry = match number {
+        Some(number) => text.value()[list][number].clone(),
+        None => json!({"name": name}),
     };
-    if text.trim().is_empty() {
-        return Ok(empty());
+    // A namespace that the user has chosen for the context stays.
+    if let Some(kept) = entry[field].get("namespace").cloned() {
+        value["namespace"] = kept;
     }
-    match serde_norway::from_str(text).map_err(|error| error.to_string())? {
-        Value::Mapping(document) => Ok(document),
-        Value::Null => Ok(empty()),
-        _ => Err("it is not a mapping".to_owned()),
-    }
-}
-
-fn write(document: &Mapping) -> Result<String, String> {
-    serde_norway::to_string(document).map_err(|error| error.to_string())
-}
-
-fn mapping<const N: usize>(pairs: [(&str, Value); N]) -> Value {
-    Value::Mapping(pairs.into_iter().map(|(key, value)| (Value::from(key), value)).collect())
-}
-
-fn put(document: &mut Mapping, list: &str, field: &str, name: &str, value: Value) -> Result<(), String> {
-    let entries = document.entry(list.into()).or_insert(Value::Sequence(Vec::new()));
-    if entries.is_null() {
-        *entries = Value::Sequence(Vec::new());
-    }
-    let Value::Sequence(entries) = entries else { return Err(format!("{list} is not a list")) };
-    let known = entries.iter_mut().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name));
-    match known.and_then(Value::as_mapping_mut) {
-        Some(known) => {
-            // A namespace that the user has chosen for the context stays.
-            let kept = known.get(field).and_then(|old| old.get("namespace")).cloned();
-            let mut value = value;
-            if let (Some(kept), Some(new)) = (kept, value.as_mapping_mut()) {
-                new.insert("namespace".into(), kept);
-            }
-            known.insert(field.into(), value);
-        }
-        None => entries.push(mapping([(field, value), ("name", Value::from(name))])),
-    }
-    Ok(())
+    entry[field] = value;
+    text.put(list, number, entry)
 }
 
 /// Reads, changes and replaces at once; a file of the user's own name behind a link stays behind the link.
@@ -224,62 +197,4 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OTHERS: &str = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    server: https://a\n    x-own: [1, two]\n  name: a\ncontexts:\n- context:\n    cluster: a\n    user: a\n  name: a\ncurrent-context: a\nusers:\n- name: a\n  user:\n    token: t\n";
-
-    fn entry() -> Entry {
-        Entry {
-            name: "ondol".to_owned(),
-            server: "https://127.0.0.1:6443".to_owned(),
-            authority_pem: "pem".to_owned(),
-            command: vec!["/usr/bin/ondol".to_owned(), "credential".to_owned()],
-        }
-    }
-
-    #[test]
-    fn ours_is_added_and_removed_and_others_stay() {
-        let added = with_entry(OTHERS, &entry()).unwrap();
-        assert!(added.contains("current-context: ondol") && added.contains("x-own"), "{added}");
-        assert_eq!(with_entry(&added, &entry()).unwrap(), added, "a second time changes nothing");
-        let (removed, changed) = without_entry(&added, "ondol").unwrap();
-        assert!(changed);
-        let (before, after): (Value, Value) =
-            (serde_norway::from_str(OTHERS).unwrap(), serde_norway::from_str(&removed).unwrap());
-        for list in ["clusters", "contexts", "users"] {
-            assert_eq!(before.get(list), after.get(list));
-        }
-        assert_eq!(without_entry(OTHERS, "ondol").unwrap(), (OTHERS.to_owned(), false));
-    }
-
-    #[test]
-    fn a_namespace_that_the_user_chose_stays() {
-        let added =
-            with_entry("", &entry()).unwrap().replace("user: ondol", "user: ondol\n    namespace: shop");
-        assert!(with_entry(&added, &entry()).unwrap().contains("namespace: shop"));
-    }
-
-    #[test]
-    fn what_is_no_kubeconfig_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config");
-        std::fs::write(&path, "- a\n- b\n").unwrap();
-        assert!(matches!(add(&path, &entry()), Err(Error::Malformed { .. })));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "- a\n- b\n");
-    }
-
-    #[test]
-    fn the_file_is_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new").join("config");
-        add(&path, &entry()).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(remove(&path, "ondol").unwrap());
-        assert!(!path.exists(), "nothing was left in it");
-        std::fs::write(&path, OTHERS).unwrap();
-        add(&path, &entry()).unwrap();
-        assert!(remove(&path, "ondol").unwrap() && path.exists());
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ mod invitation;
 mod layout;
 mod log;
 mod run;
+mod salvage;
 mod server;
 mod turn;
 mod up;
@@ -70,7 +71,7 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
             println!("ondol {VERSION} (Kubernetes {})", apiserver::GIT_VERSION);
             Ok(())
         }
-        Verb::Store(verb) => commands::store(verb, server::CODEC),
+        Verb::Store(verb) => salvage::run(verb, server::CODEC),
         Verb::Status(_) | Verb::Logs(_) | Verb::Why(_) | Verb::Image(_) => ask(arguments, &layout()?, &clock),
     }
 }

@@ -19,9 +19,8 @@ const FLOORS: [&[&str]; 9] = [
 ];
 /// Beside the house: they may look into every room, and nobody looks at them.
 const BESIDE: [&str; 2] = ["testkit", "xtask"];
-/// The gate; the roof, which opens the store for it; and the door that looks at the files of a server that is not
-/// running (`ondol store`).
-const USERS_OF_STORE: [&str; 3] = ["apiserver", "ondol", "cli"];
+/// The gate, and the roof, which opens the store for it and looks at the files of a server that is not running.
+const USERS_OF_STORE: [&str; 2] = ["apiserver", "ondol"];
 
 fn metadata() -> Value {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");

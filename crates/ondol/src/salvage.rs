@@ -1,15 +1,14 @@
-//! `ondol store ...`: works on folders, without a server.
+//! `ondol store ...`: looks at a store's folder, and saves what is whole of it, without a server.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use base::Random;
+use cli::arguments::Store;
 use store::log::{Inspection, Salvage};
 
-use crate::arguments::Store;
-
 /// Does what the verb says. `codec` is how the server encodes values.
-pub fn store(verb: &Store, codec: u32) -> anyhow::Result<()> {
+pub fn run(verb: &Store, codec: u32) -> anyhow::Result<()> {
     match verb {
         Store::Inspect { folder } => {
             let inspection = store::log::inspect(&open(folder)?, codec)?;
