@@ -198,13 +198,22 @@ impl Change<'_> {
         Context { identity: self.caller.identity, lookups: storage, subresource: &self.target.subresource }
     }
 
-    /// The main resource never changes `status`, `status` nothing but itself and metadata.
+    /// The main resource never changes `status`; `status` (and `approval`, a part of it) nothing but itself and
+    /// metadata.
     fn split(&self, new: &mut Value, old: &Value) {
         if !self.kind.has_status {
             return;
         }
+        let approves = self.target.subresource == "approval";
+        if approves {
+            // Who approves says so in a condition; the certificate is the signer's.
+            match old.at(&["status", "certificate"]) {
+                Some(certificate) => new.set(&["status", "certificate"], certificate.clone()),
+                None => drop(new.remove(&["status", "certificate"])),
+            }
+        }
         let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
-        if self.target.subresource == "status" {
+        if approves || self.target.subresource == "status" {
             new.retain(|key, _| matches!(key, "metadata" | "status" | "apiVersion" | "kind"));
             for (key, value) in old.iter().filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status")) {
                 new.insert(key.clone(), value.clone());

@@ -188,6 +188,23 @@ async fn generated_names_and_dry_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn approval_is_a_condition_and_nothing_else() {
+    let world = World::open().await;
+    let admin = world.admin();
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let body = r#"{"metadata":{"name":"c"},"spec":{"request":"Yw==","signerName":"example.com/s","usages":["client auth"]}}"#;
+    let mut request = admin.post(path, body).await.expect(201);
+    let condition = api::json!({"type": "Approved", "status": "True", "reason": "r", "message": "m"});
+    request.set(&["status"], api::json!({"conditions": [condition], "certificate": "Yw=="}));
+    request.set(&["spec", "signerName"], "example.com/t");
+    let approved = admin.put(&format!("{path}/c/approval"), &request.to_string()).await.expect(200);
+    assert_eq!(approved.array_at(&["status", "conditions"])[0].str_at(&["type"]), Some("Approved"));
+    assert_eq!(approved.at(&["status", "certificate"]), None, "that is the signer's");
+    assert_eq!(approved.str_at(&["spec", "signerName"]), Some("example.com/s"));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spec_and_status_are_changed_apart_and_generation_counts_specs() {
     let world = World::open().await;
     let admin = world.admin();
