@@ -21,8 +21,14 @@ speaks_only_https() {
     other=$(awk '{ print $3, $4 }' "$scratch/connections" | grep -vE ":($api|10250)( |$)")
     [ -z "$other" ] || because "other connections: $other"
 }
+# What the server passes on to the agent's port.
+streams_go_through() {
+    prints '"version"' k exec deployment/client -- /bin/get http://127.0.0.1:8080/ || return 1
+    logs_of_echo && port_forward
+}
 point_10() {
     [ "$form" = apart ] || return 0
+    point 10.streams streams_go_through
     point 10.identity is_the_nodes_own_identity
     point 10.https speaks_only_https
 }

@@ -73,7 +73,7 @@ fn first_light(project: &Project, profile: &str) -> Result<()> {
     eprintln!("running with {}", kubectl.origin);
     build(project, profile)?;
     let (mut count, mut problems) = (test::Count::default(), Vec::new());
-    count.add_points(&script::run(project, profile, &kubectl.path)?, &mut problems);
+    count.add_points(&script::run(project, profile, &kubectl.path, script::Extent::Whole)?, &mut problems);
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     println!("{} passed, {} failed", count.passed, count.failed);
     if count.failed > 0 {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
-use crate::script::{self, Point};
+use crate::script::{self, Extent, Point};
 use crate::{kills, prerequisites, uml, upstream};
 
 /// What `cargo xtask test` is told.
@@ -138,7 +138,7 @@ fn script(project: &Project, kubectl: &Path) -> Result<Vec<Point>> {
     command::run(
         command("cargo", ["build", "--locked", "--workspace", "--bin", "ondol"]).current_dir(project.root()),
     )?;
-    script::run(project, "debug", kubectl)
+    script::run(project, "debug", kubectl, Extent::Usual)
 }
 
 impl Count {
