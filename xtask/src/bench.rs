@@ -54,10 +54,12 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         if !succeeded {
             bail!("the benchmark {name} failed");
         }
+        let printed = printed.trim_end();
+        // Some print tables, the others columns.
+        let fence = if printed.starts_with('|') { "" } else { "```\n" };
         let section = format!(
-            "{what}. `cargo xtask bench {name}` on {}:\n\n```\n{}\n```\n",
-            machine()?,
-            printed.trim_end()
+            "{what}. `cargo xtask bench {name}` on {}:\n\n{fence}{printed}\n{fence}",
+            machine()?
         );
         record(&path, name, &section)?;
     }
