@@ -95,7 +95,8 @@ pub fn write(
         },
     });
     let path = layout.agents().join(format!("{node}.kubeconfig"));
-    wire::tls::write_private(&path, serde_norway::to_string(&document)?.as_bytes())?;
+    // JSON is YAML that every reader reads alike: a node may be called "no", which YAML 1.1 takes for a truth value.
+    wire::tls::write_private(&path, serde_json::to_string_pretty(&document)?.as_bytes())?;
     Ok(path)
 }
 
