@@ -5,7 +5,9 @@
 //! they read through [`Lookups`].
 
 mod configuration;
+mod daemon_sets;
 mod endpoints;
+mod jobs;
 mod namespaces;
 mod nodes;
 mod pod_spec;
@@ -187,8 +189,10 @@ impl Strategy for Plain {
 pub static ALL: &[&dyn Strategy] = &[
     &configuration::ConfigMaps,
     &configuration::Secrets,
+    &daemon_sets::DaemonSets,
     &endpoints::EndpointSlices,
     &endpoints::Endpoints,
+    &jobs::Jobs,
     &namespaces::Namespaces,
     &nodes::Nodes,
     &pods::Pods,
