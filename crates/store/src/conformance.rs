@@ -185,6 +185,7 @@ pub(crate) async fn pages_of_an_older_revision_do_not_see_what_came_later(store:
         after: first.entries.last().map(|entry| entry.key.clone()),
         limit: 2,
         at: Some(first.revision),
+        having: Vec::new(),
     };
     let page = store.list(&rest).unwrap();
     assert_eq!(page.entries.iter().map(|e| e.key.name.as_str()).collect::<Vec<_>>(), ["c", "d"]);

@@ -13,6 +13,12 @@ use crate::key::{Key, Revision};
 pub trait Record: Send + Sync + 'static {
     /// What goes to disk.
     fn bytes(&self) -> &[u8];
+
+    /// What the value can be found by (see [`crate::List::having`]), each once: numbers that the layer above makes
+    /// of what it asks for, such as hashes of labels.
+    fn terms(&self) -> &[u64] {
+        &[]
+    }
 }
 
 /// For values that need nothing beside their bytes.

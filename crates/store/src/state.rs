@@ -1,6 +1,7 @@
 //! All that is alive, in order, and what happened lately. Pure: it knows no disk, no lock and no task.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +28,15 @@ pub struct List {
     pub limit: usize,
     /// As it was at this revision; `None` means now.
     pub at: Option<Revision>,
+    /// Only what has all of these terms (see [`Record::terms`]). This narrows the search and is no promise: a list
+    /// at a past revision shows what has none of them too, so the layer above judges again.
+    pub having: Vec<u64>,
 }
 
 impl List {
     /// All of a scope, now.
     pub fn all(scope: Scope) -> Self {
-        Self { scope, after: None, limit: 0, at: None }
+        Self { scope, after: None, limit: 0, at: None, having: Vec::new() }
     }
 }
 
@@ -97,6 +101,31 @@ struct Table<R> {
     namespaces: BTreeMap<Segment, Names<R>>,
     count: usize,
     history: VecDeque<Arc<Event<R>>>,
+    /// What is alive, by what it can be found by.
+    terms: HashMap<u64, BTreeSet<ByKey<R>>>,
+}
+
+/// An entry in the order of its key.
+struct ByKey<R>(Arc<Entry<R>>);
+
+impl<R> PartialEq for ByKey<R> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl<R> Eq for ByKey<R> {}
+
+impl<R> PartialOrd for ByKey<R> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<R> Ord for ByKey<R> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
 }
 
 pub(crate) struct State<R> {
@@ -153,6 +182,14 @@ impl<R: Record> State<R> {
         let at = list.at.unwrap_or(self.revision);
         self.check_readable(at)?;
         let limit = if list.limit == 0 { usize::MAX } else { list.limit };
+        if at == self.revision
+            && !list.having.is_empty()
+            && let Some(resource) = list.scope.resource()
+        {
+            let mut found = self.found(resource, list);
+            let entries: Vec<_> = found.by_ref().take(limit).cloned().collect();
+            return Ok(Page { entries, revision: at, remaining: found.count() });
+        }
         let mut live = self.range(&list.scope, list.after.as_ref());
         let (entries, remaining) = if at == self.revision {
             let entries: Vec<_> = live.by_ref().take(limit).cloned().collect();
@@ -167,6 +204,22 @@ impl<R: Record> State<R> {
             (entries, past.count())
         };
         Ok(Page { entries, revision: at, remaining })
+    }
+
+    /// What is alive of a resource and has the terms, in order: those that have the rarest of them, looked through.
+    fn found<'a>(&'a self, resource: &Resource, list: &'a List) -> impl Iterator<Item = &'a Arc<Entry<R>>> {
+        let table = self.tables.get(resource);
+        let rarest = table.and_then(|table| {
+            let sets = list.having.iter().map(|term| table.terms.get(term));
+            // A term that nobody has leaves nothing.
+            sets.min_by_key(|set| set.map_or(0, BTreeSet::len)).flatten()
+        });
+        let wanted = move |entry: &&'a Arc<Entry<R>>| {
+            list.scope.contains(&entry.key)
+                && list.after.as_ref().is_none_or(|after| *after < entry.key)
+                && list.having.iter().all(|term| entry.record.terms().contains(term))
+        };
+        rarest.into_iter().flatten().map(|ByKey(entry)| entry).filter(wanted)
     }
 
     fn check_readable(&self, at: Revision) -> Result<(), ReadError> {
@@ -226,9 +279,9 @@ impl<R: Record> State<R> {
                 };
                 let from = match after {
                     Some(key) => match place(key) {
-                        std::cmp::Ordering::Less => Bound::Unbounded,
-                        std::cmp::Ordering::Equal => Bound::Excluded(key.name.as_str()),
-                        std::cmp::Ordering::Greater => return Box::new(std::iter::empty()),
+                        Ordering::Less => Bound::Unbounded,
+                        Ordering::Equal => Bound::Excluded(key.name.as_str()),
+                        Ordering::Greater => return Box::new(std::iter::empty()),
                     },
                     None => Bound::Unbounded,
                 };
@@ -262,12 +315,12 @@ impl<R: Record> State<R> {
             loop {
                 let from_live = match (live.peek(), undone.peek()) {
                     (Some(entry), Some((key, _))) => match entry.key.cmp(key) {
-                        std::cmp::Ordering::Less => true,
-                        std::cmp::Ordering::Equal => {
+                        Ordering::Less => true,
+                        Ordering::Equal => {
                             live.next();
                             false
                         }
-                        std::cmp::Ordering::Greater => false,
+                        Ordering::Greater => false,
                     },
                     (Some(_), None) => true,
                     (None, Some(_)) => false,
@@ -442,9 +495,9 @@ fn footprint<R: Record>(entry: &Entry<R>) -> u64 {
     (entry.record.bytes().len() + entry.key.path_len() + 48) as u64
 }
 
-impl<R> Table<R> {
+impl<R: Record> Table<R> {
     fn new() -> Self {
-        Self { namespaces: BTreeMap::new(), count: 0, history: VecDeque::new() }
+        Self { namespaces: BTreeMap::new(), count: 0, history: VecDeque::new(), terms: HashMap::new() }
     }
 
     fn range<'a>(&'a self, after: Option<&'a Key>) -> impl Iterator<Item = &'a Arc<Entry<R>>> + 'a {
@@ -461,8 +514,15 @@ impl<R> Table<R> {
 
     fn insert(&mut self, entry: Arc<Entry<R>>) -> Option<Arc<Entry<R>>> {
         let names = self.namespaces.entry(Segment(entry.key.namespace.clone())).or_default();
-        let replaced = names.insert(entry.key.name.clone(), entry);
+        let replaced = names.insert(entry.key.name.clone(), Arc::clone(&entry));
         self.count += usize::from(replaced.is_none());
+        let gone = replaced.iter().flat_map(|old| old.record.terms());
+        for term in gone.filter(|term| !entry.record.terms().contains(term)) {
+            forget(&mut self.terms, *term, replaced.as_ref());
+        }
+        for term in entry.record.terms() {
+            self.terms.entry(*term).or_default().replace(ByKey(Arc::clone(&entry)));
+        }
         replaced
     }
 
@@ -474,6 +534,76 @@ impl<R> Table<R> {
             self.namespaces.remove(&namespace);
         }
         self.count -= usize::from(removed.is_some());
+        for term in removed.iter().flat_map(|old| old.record.terms()) {
+            forget(&mut self.terms, *term, removed.as_ref());
+        }
         removed
+    }
+}
+
+/// Takes an entry from those that have a term.
+fn forget<R>(terms: &mut HashMap<u64, BTreeSet<ByKey<R>>>, term: u64, entry: Option<&Arc<Entry<R>>>) {
+    if let (Some(entry), Some(having)) = (entry, terms.get_mut(&term)) {
+        having.remove(&ByKey(Arc::clone(entry)));
+        if having.is_empty() {
+            terms.remove(&term);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A value that is found by its terms.
+    struct Termed(Vec<u64>);
+
+    impl Record for Termed {
+        fn bytes(&self) -> &[u8] {
+            b""
+        }
+
+        fn terms(&self) -> &[u64] {
+            &self.0
+        }
+    }
+
+    fn entry(name: &str, revision: u64, terms: &[u64]) -> Arc<Entry<Termed>> {
+        Arc::new(Entry {
+            key: Key::namespaced(&Resource::new("pods"), "a", name),
+            created: Revision(revision),
+            modified: Revision(revision),
+            version: 1,
+            expires: None,
+            record: Arc::new(Termed(terms.to_vec())),
+        })
+    }
+
+    fn found(state: &State<Termed>, having: &[u64], limit: usize) -> (Vec<String>, usize) {
+        let scope = Scope::Resource(Resource::new("pods"));
+        let list = List { having: having.to_vec(), limit, ..List::all(scope) };
+        let page = state.list(&list).unwrap();
+        (page.entries.iter().map(|entry| entry.key.name.to_string()).collect(), page.remaining)
+    }
+
+    #[test]
+    fn terms_lead_to_what_has_them_now_and_in_order() {
+        let mut state = State::new(Revision(1), HistoryLimits::default());
+        let put = |state: &mut State<Termed>, revision, current: Option<Arc<Entry<Termed>>>, previous| {
+            state.apply(Change { revision: Revision(revision), current, previous }, 0);
+        };
+        let (c, a) = (entry("c", 2, &[1, 2]), entry("a", 3, &[1]));
+        put(&mut state, 2, Some(Arc::clone(&c)), None);
+        put(&mut state, 3, Some(Arc::clone(&a)), None);
+        put(&mut state, 4, Some(entry("b", 4, &[1, 3])), None);
+        assert_eq!(found(&state, &[1], 0), (vec!["a".into(), "b".into(), "c".into()], 0));
+        assert_eq!(found(&state, &[1], 2), (vec!["a".into(), "b".into()], 1));
+        assert_eq!(found(&state, &[1, 3], 0), (vec!["b".into()], 0));
+        assert_eq!(found(&state, &[1, 9], 0), (Vec::new(), 0));
+        // A change of terms and a deletion are followed at once.
+        put(&mut state, 5, Some(entry("c", 5, &[2])), Some(c));
+        put(&mut state, 6, None, Some(a));
+        assert_eq!(found(&state, &[1], 0), (vec!["b".into()], 0));
+        assert_eq!(found(&state, &[2], 0), (vec!["c".into()], 0));
     }
 }

@@ -7,10 +7,13 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{Clock, Stop, Tasks};
-use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::gather::{self, Cork, Corked};
 use super::{Limits, ServerTls, Service};
 use crate::{Body, Request, Response, tls};
 
@@ -70,9 +74,11 @@ pub(super) async fn serve<S: Service>(shared: Arc<Shared<S>>, stream: TcpStream,
     let mut info = ConnectionInfo { peer, local, tls: None };
     let Some(server) = &shared.tls else {
         let http2 = shared.limits.http2_plaintext;
-        return exchange(&shared, stream, info, if http2 { Version::Either } else { Version::Http1 }).await;
+        let version = if http2 { Version::Either } else { Version::Http1 };
+        return exchange(&shared, stream, info, version, Cork::default()).await;
     };
-    let handshake = TlsAcceptor::from(server.config.clone()).accept(stream);
+    let cork = Cork::default();
+    let handshake = TlsAcceptor::from(server.config.clone()).accept(Corked::new(stream, cork.clone()));
     let limited = shared.clock.timeout(shared.limits.handshake_timeout, shared.abort.or(handshake));
     let stream = match limited.await {
         Some(Some(Ok(stream))) => stream,
@@ -86,7 +92,7 @@ pub(super) async fn serve<S: Service>(shared: Arc<Shared<S>>, stream: TcpStream,
         client: tls::ClientCertificate::check(chain, &server.client_roots, shared.clock.now()),
     });
     let http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
-    exchange(&shared, stream, info, if http2 { Version::Http2 } else { Version::Http1 }).await;
+    exchange(&shared, stream, info, if http2 { Version::Http2 } else { Version::Http1 }, cork).await;
 }
 
 enum Version {
@@ -121,8 +127,13 @@ fn builder(limits: &Limits, version: &Version, tasks: &Tasks) -> auto::Builder<S
     }
 }
 
-async fn exchange<S: Service, I>(shared: &Arc<Shared<S>>, io: I, info: ConnectionInfo, version: Version)
-where
+async fn exchange<S: Service, I>(
+    shared: &Arc<Shared<S>>,
+    io: I,
+    info: ConnectionInfo,
+    version: Version,
+    cork: Cork,
+) where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let limits = &shared.limits;
@@ -141,32 +152,94 @@ where
         }
     });
     let builder = builder(limits, &version, &shared.tasks);
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
-    let mut stopping = false;
+    if matches!(version, Version::Http2) {
+        let (gathering, sender) = gather::gathering(io, cork);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(gathering), service);
+        drive(shared, connection, |context| sender.send(context), peer, &activity).await;
+    } else {
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await;
+    }
+}
+
+/// What comes to a connection beside its traffic.
+enum Turn {
+    /// No new requests.
+    Stop,
+    /// No further waiting.
+    Abort,
+    /// Time to see whether the connection is used.
+    Idle,
+}
+
+/// Polls a connection to its end; `send` comes after each poll.
+async fn drive<S: Service, C: Connection>(
+    shared: &Arc<Shared<S>>,
+    connection: C,
+    mut send: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<()>>,
+    peer: SocketAddr,
+    activity: &Arc<Activity>,
+) {
+    let mut connection = pin!(connection);
+    let (stop, abort) = (shared.stop.clone(), shared.abort.clone());
+    // Looked at only when one has come: what wakes a connection is nearly always its traffic.
+    let mut turns: FuturesUnordered<BoxFuture<'static, Turn>> = FuturesUnordered::new();
+    let idle = || {
+        let (clock, timeout) = (shared.clock.clone(), shared.limits.idle_timeout);
+        async move { clock.sleep(timeout).await }.map(|()| Turn::Idle).boxed()
+    };
+    turns.push(async move { stop.stopped().await }.map(|()| Turn::Stop).boxed());
+    turns.push(async move { abort.stopped().await }.map(|()| Turn::Abort).boxed());
+    turns.push(idle());
     let mut seen = activity.begun();
     loop {
+        let traffic = std::future::poll_fn(|context| {
+            let outcome = connection.as_mut().poll(context);
+            // A stream that is broken tells the connection so when it is used next.
+            let _ = send(context);
+            outcome
+        });
         tokio::select! {
-            outcome = connection.as_mut() => {
+            biased;
+            outcome = traffic => {
                 if let Err(error) = outcome {
                     tracing::debug!(%peer, %error, "connection ended with an error");
                 }
                 return;
             }
-            () = shared.stop.stopped(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = shared.abort.stopped() => return,
-            // HTTP/2 in hyper knows no idle timeout.
-            () = shared.clock.sleep(limits.idle_timeout), if !stopping => {
-                let begun = activity.begun();
-                if begun == seen && activity.is_idle() {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
+            Some(turn) = turns.next() => match turn {
+                Turn::Abort => return,
+                Turn::Stop => connection.as_mut().graceful_shutdown(),
+                // HTTP/2 in hyper knows no idle timeout.
+                Turn::Idle => {
+                    let begun = activity.begun();
+                    if begun == seen && activity.is_idle() {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    seen = begun;
+                    turns.push(idle());
                 }
-                seen = begun;
             }
         }
+    }
+}
+
+/// A connection of hyper's.
+trait Connection: Future<Output = Result<(), crate::body::Error>> {
+    /// Ends after the requests that run.
+    fn graceful_shutdown(self: std::pin::Pin<&mut Self>);
+}
+
+impl<I, S, B> Connection for auto::UpgradeableConnection<'_, I, S, Spawner>
+where
+    S: hyper::service::Service<http::Request<Incoming>, Response = http::Response<B>> + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<crate::body::Error>,
+    B: http_body::Body<Data = bytes::Bytes, Error = crate::body::Error> + Send + 'static,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    fn graceful_shutdown(self: std::pin::Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 

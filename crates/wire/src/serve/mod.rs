@@ -5,6 +5,7 @@
 //! further.
 
 mod connection;
+mod gather;
 mod limits;
 mod listen;
 

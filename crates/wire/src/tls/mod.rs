@@ -81,6 +81,14 @@ fn malformed(what: &'static str, reason: impl ToString) -> Error {
 
 fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     static PROVIDER: std::sync::LazyLock<std::sync::Arc<rustls::crypto::CryptoProvider>> =
-        std::sync::LazyLock::new(|| std::sync::Arc::new(rustls::crypto::ring::default_provider()));
+        std::sync::LazyLock::new(|| {
+            let mut provider = rustls::crypto::ring::default_provider();
+            // As Go, whose clients are most of ours: AES with 128 bits before that with 256, which costs a third more.
+            provider.cipher_suites.sort_by_key(|suite| {
+                let suite = format!("{:?}", suite.suite());
+                (!suite.starts_with("TLS13"), !suite.contains("AES_128"))
+            });
+            std::sync::Arc::new(provider)
+        });
     PROVIDER.clone()
 }

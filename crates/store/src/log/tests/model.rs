@@ -228,7 +228,7 @@ async fn run(acts: Vec<Act>) {
             Act::List { scope: number, back: ago, limit, after } => {
                 let at = (ago > 0).then(|| Revision(back(ago)));
                 let after = after.map(|name| pod(NAMES[name]));
-                check_list(&store, &model, &List { scope: scope(number), after, limit, at });
+                check_list(&store, &model, &List { after, limit, at, ..List::all(scope(number)) });
             }
             Act::Compact { back: ago } => {
                 let revision = back(ago);
