@@ -2,7 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use crate::value::{Str, Value, write_string};
 
 /// How every body begins. The resource version goes right behind it when the object is written out.
 const BODY_START: &[u8] = br#"{"metadata":{"#;
+
+/// Room for a body while it is written: most fit, so that it does not grow step by step.
+const BODY_USUAL_BYTES: usize = 8 * 1024;
 
 /// One object: its encoded body, and beside it the few fields that generic code asks for.
 ///
@@ -33,6 +36,19 @@ pub struct Object {
     fields: Box<[(Str, Str)]>,
     body: Bytes,
     view: Mutex<Option<(TypeId, Weak<dyn Any + Send + Sync>)>>,
+    beside: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+/// What generic code asks of an object, read out of it once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Indexed {
+    namespace: Str,
+    name: Str,
+    uid: Str,
+    deleting: bool,
+    labels: Box<[(Str, Str)]>,
+    owners: Box<[Owner]>,
+    fields: Box<[(Str, Str)]>,
 }
 
 /// One entry of `metadata.ownerReferences`.
@@ -122,7 +138,7 @@ fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, 
 impl Object {
     /// The body of a tree: `metadata` first, without what the envelope carries.
     pub fn body_of(tree: &Value) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
+        let mut out = Vec::with_capacity(BODY_USUAL_BYTES);
         out.extend_from_slice(BODY_START);
         let mut first = true;
         let mut member = |out: &mut Vec<u8>, key: &str, value: &Value| {
@@ -151,6 +167,8 @@ impl Object {
             }
         }
         out.push(b'}');
+        // Bodies are kept as long as their objects are: no room to spare.
+        out.shrink_to_fit();
         out
     }
 
@@ -161,24 +179,28 @@ impl Object {
         body: Bytes,
         fields: Vec<(Str, Str)>,
     ) -> Result<Self, BodyError> {
-        if !body.starts_with(BODY_START) {
-            return Err(BodyError("it does not begin with metadata".to_owned()));
-        }
-        let Body { metadata } =
-            serde_json::from_slice(&body).map_err(|error| BodyError(error.to_string()))?;
-        Ok(Self {
+        let indexed = Indexed::of_body(&body, fields)?;
+        Ok(Self::of_parts(kind, revision, body, indexed))
+    }
+
+    /// From a body and what was read out of it, or out of the tree that it was written from, before.
+    pub fn of_parts(kind: Arc<GroupVersionKind>, revision: u64, body: Bytes, indexed: Indexed) -> Self {
+        debug_assert!(body.starts_with(BODY_START), "bodies are what `body_of` writes");
+        let Indexed { namespace, name, uid, deleting, labels, owners, fields } = indexed;
+        Self {
             kind,
             revision,
-            namespace: metadata.namespace.into(),
-            name: metadata.name.into(),
-            uid: metadata.uid.into(),
-            deleting: metadata.deletion_timestamp.is_some(),
-            labels: metadata.labels.into(),
-            owners: metadata.owner_references.into_iter().map(Owner::from).collect(),
-            fields: fields.into(),
+            namespace,
+            name,
+            uid,
+            deleting,
+            labels,
+            owners,
+            fields,
             view: Mutex::default(),
+            beside: OnceLock::new(),
             body,
-        })
+        }
     }
 
     /// From a whole tree, as an HTTP client gets it: envelope and resource version are taken from the tree.
@@ -257,26 +279,60 @@ impl Object {
         &self.body
     }
 
-    /// Appends the object as JSON. Items of a typed list carry no `apiVersion` and `kind` (`with_type` false).
-    pub fn write_json(&self, with_type: bool, out: &mut Vec<u8>) {
-        out.reserve(self.body.len() + 96);
-        out.push(b'{');
-        if with_type {
-            out.extend_from_slice(br#""kind":"#);
-            write_string(&self.kind.kind, out);
-            out.extend_from_slice(br#","apiVersion":"#);
-            write_string(&self.kind.api_version(), out);
-            out.push(b',');
-        }
-        out.extend_from_slice(&BODY_START[1..]);
-        let rest = &self.body[BODY_START.len()..];
+    /// What a server keeps beside the object for as long as it lives, such as an encoding of it. The first value
+    /// that is kept stays.
+    pub fn beside<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.beside.get()?.downcast_ref()
+    }
+
+    /// Keeps a value beside the object, unless one is there.
+    pub fn keep_beside<T: Any + Send + Sync>(&self, value: T) {
+        // Whoever came first has kept as good a one.
+        let _ = self.beside.set(Box::new(value));
+    }
+
+    /// Appends the beginning of the object as an item of a typed list; [`Self::item_rest`] follows it.
+    pub fn write_item_start(&self, out: &mut Vec<u8>) {
+        self.write_start(0, out);
+    }
+
+    /// The beginning of the body from `at`, with the revision.
+    fn write_start(&self, at: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(&BODY_START[at..]);
         if self.revision > 0 {
-            out.extend_from_slice(format!("\"resourceVersion\":\"{}\"", self.revision).as_bytes());
-            if !rest.starts_with(b"}") {
+            out.extend_from_slice(br#""resourceVersion":""#);
+            write_number(self.revision, out);
+            out.push(b'"');
+            if !self.item_rest().starts_with(b"}") {
                 out.push(b',');
             }
         }
-        out.extend_from_slice(rest);
+    }
+
+    /// What follows [`Self::write_item_start`].
+    pub fn item_rest(&self) -> &[u8] {
+        &self.body[BODY_START.len()..]
+    }
+
+    /// Appends the object as JSON. Items of a typed list carry no `apiVersion` and `kind` (`with_type` false).
+    pub fn write_json(&self, with_type: bool, out: &mut Vec<u8>) {
+        out.reserve(self.body.len() + 96);
+        if !with_type {
+            self.write_item_start(out);
+            out.extend_from_slice(self.item_rest());
+            return;
+        }
+        out.extend_from_slice(br#"{"kind":"#);
+        write_string(&self.kind.kind, out);
+        out.extend_from_slice(br#","apiVersion":""#);
+        if !self.kind.group.is_empty() {
+            out.extend_from_slice(self.kind.group.as_bytes());
+            out.push(b'/');
+        }
+        out.extend_from_slice(self.kind.version.as_bytes());
+        out.extend_from_slice(br#"","#);
+        self.write_start(1, out);
+        out.extend_from_slice(self.item_rest());
     }
 
     /// The whole object as JSON.
@@ -315,6 +371,85 @@ impl Object {
     }
 }
 
+impl Indexed {
+    /// Reads it out of a body. `fields` are the values of the kind's selectable fields, in the kind's order.
+    pub fn of_body(body: &[u8], fields: Vec<(Str, Str)>) -> Result<Self, BodyError> {
+        if !body.starts_with(BODY_START) {
+            return Err(BodyError("it does not begin with metadata".to_owned()));
+        }
+        let Body { metadata } = serde_json::from_slice(body).map_err(|error| BodyError(error.to_string()))?;
+        Ok(Self {
+            namespace: metadata.namespace.into(),
+            name: metadata.name.into(),
+            uid: metadata.uid.into(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            labels: metadata.labels.into(),
+            owners: metadata.owner_references.into_iter().map(Owner::from).collect(),
+            fields: fields.into(),
+        })
+    }
+
+    /// Reads it out of the tree that a body is written from: the same, without reading the body again.
+    pub fn of_tree(tree: &Value, fields: Vec<(Str, Str)>) -> Self {
+        let empty = Value::object();
+        let metadata = tree.get("metadata").unwrap_or(&empty);
+        let text = |value: &Value, key: &str| -> Str {
+            value.get(key).and_then(Value::as_str).unwrap_or_default().into()
+        };
+        let labels = metadata.get("labels").and_then(Value::as_object).into_iter().flat_map(|map| map.iter());
+        let owners = metadata.get("ownerReferences").and_then(Value::as_array).unwrap_or(&[]).iter();
+        Self {
+            namespace: text(metadata, "namespace"),
+            name: text(metadata, "name"),
+            uid: text(metadata, "uid"),
+            deleting: metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null()),
+            // A map is sorted by key.
+            labels: labels
+                .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().into()))
+                .collect(),
+            owners: owners
+                .map(|owner| Owner {
+                    api_version: text(owner, "apiVersion"),
+                    kind: text(owner, "kind"),
+                    name: text(owner, "name"),
+                    uid: text(owner, "uid"),
+                    controller: owner.get("controller").and_then(Value::as_bool).unwrap_or_default(),
+                    block_owner_deletion: owner
+                        .get("blockOwnerDeletion")
+                        .and_then(Value::as_bool)
+                        .unwrap_or_default(),
+                })
+                .collect(),
+            fields: fields.into(),
+        }
+    }
+
+    /// `metadata.labels`, sorted by key.
+    pub fn labels(&self) -> &[(Str, Str)] {
+        &self.labels
+    }
+
+    /// The values of selectable fields.
+    pub fn fields(&self) -> &[(Str, Str)] {
+        &self.fields
+    }
+}
+
+/// Appends a whole number.
+fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
 impl From<OwnerReference> for Owner {
     fn from(reference: OwnerReference) -> Self {
         Self {
@@ -346,6 +481,7 @@ mod tests {
         assert_eq!(object.label("a"), Some("2"));
         assert_eq!(object.controller().unwrap().kind, "X");
         assert_eq!(object.to_tree(), tree);
+        assert_eq!(Indexed::of_tree(&tree, Vec::new()), Indexed::of_body(object.body(), Vec::new()).unwrap());
         let mut item = Vec::new();
         object.write_json(false, &mut item);
         assert!(item.starts_with(br#"{"metadata":{"resourceVersion":"7","#));

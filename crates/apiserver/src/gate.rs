@@ -13,6 +13,7 @@ use crate::authn::{self, Authenticator};
 use crate::identity::Identity;
 use crate::inprocess::InProcess;
 use crate::limits;
+use crate::server::packed::Kept;
 use crate::storage::{Record, Storage};
 use crate::strategy::Strategy;
 use crate::subresource::connect::Dialer;
@@ -54,6 +55,8 @@ pub struct Gate {
     watch_minimum: Duration,
     /// Held by writes that choose among what lists show (addresses, ports).
     alone: Mutex<()>,
+    /// Encodings that are kept beside objects.
+    pub(crate) packed: Kept,
     /// Requests that change something.
     pub(crate) mutating: Arc<Semaphore>,
     /// Requests that only read.
@@ -77,6 +80,7 @@ impl Gate {
             tasks: Tasks::new(),
             watch_minimum: config.watch_minimum,
             alone: Mutex::new(()),
+            packed: Kept::default(),
             mutating: Arc::new(Semaphore::new(limits::MUTATING_IN_FLIGHT)),
             reading: Arc::new(Semaphore::new(limits::READS_IN_FLIGHT)),
             watching: Arc::new(Semaphore::new(limits::WATCHERS)),

@@ -11,7 +11,7 @@ pub const OBJECT_BYTES: usize = 3 * 1024 * 1024 / 2;
 pub const MUTATING_IN_FLIGHT: usize = 400;
 /// Requests that only read and are worked on at once.
 pub const READS_IN_FLIGHT: usize = 800;
-/// Watches and streams that are open at once. Each costs a task and a bounded queue.
+/// Watches and streams that are open at once.
 pub const WATCHERS: usize = 20_000;
 /// When a client that was refused may come again.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
@@ -22,10 +22,6 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub const WATCH_MINIMUM: Duration = Duration::from_secs(1800);
 /// How often an idle watch that asked for bookmarks gets one.
 pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
-/// Encoded events that wait for one slow watcher before its reading is stopped.
-pub const WATCH_QUEUE_EVENTS: usize = 64;
-/// Bytes of events that are joined into one frame for a watcher that lags.
-pub const WATCH_FRAME_BYTES: usize = 64 * 1024;
 /// How often a read-change-write is tried (patches without a revision, deletions, bindings) when somebody wrote in
 /// between.
 pub const WRITE_RETRIES: usize = 32;

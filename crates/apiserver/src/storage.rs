@@ -3,10 +3,11 @@
 //! What is stored is the body of [`Object::body_of`]. The object that everybody shares is made at the first look,
 //! for only then its revision is known.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use api::names::{GroupResource, Resource};
-use api::object::Object;
+use api::object::{Indexed, Object};
 use api::status::Status;
 use api::value::{Str, Value};
 use base::{Clock, Random};
@@ -17,17 +18,22 @@ use store::{CommitError, Committed, Decode, Entry, Key, List, Revision, Scope, S
 use crate::kinds::{self, Kind};
 use crate::lookups::Lookups;
 
-/// A stored value: the encoded body, and the object as soon as somebody has looked at it.
+/// A stored value: the encoded body, what it is found by, and the object as soon as somebody has looked at it.
 pub struct Record {
     body: Bytes,
-    /// What the writer knew already; taken by the first look.
-    fields: Mutex<Option<Vec<(Str, Str)>>>,
+    terms: Box<[u64]>,
+    /// What is known already; taken by the first look.
+    indexed: Mutex<Option<Box<Indexed>>>,
     object: OnceLock<Arc<Object>>,
 }
 
 impl store::Record for Record {
     fn bytes(&self) -> &[u8] {
         &self.body
+    }
+
+    fn terms(&self) -> &[u64] {
+        &self.terms
     }
 }
 
@@ -40,21 +46,66 @@ impl Record {
     /// Of a tree and its body, as [`Object::body_of`] writes it.
     pub fn of(kind: &Kind, tree: &Value, body: Bytes) -> Arc<Self> {
         let stored = kinds::stored(kind.key.as_str()).unwrap_or(kind);
-        let fields = Mutex::new(Some(kinds::selectable(stored, tree)));
-        Arc::new(Self { body, fields, object: OnceLock::new() })
+        Self::with(body, Indexed::of_tree(tree, kinds::selectable(stored, tree)))
     }
 
     /// How the store makes records of what is on disk.
     pub fn decode() -> Decode<Self> {
-        Arc::new(|_, body| Ok(Arc::new(Self { body, fields: Mutex::default(), object: OnceLock::new() })))
+        Arc::new(|key, body| {
+            let indexed = read(key, &body)?;
+            Ok(Self::with(body, indexed))
+        })
     }
+
+    fn with(body: Bytes, indexed: Indexed) -> Arc<Self> {
+        let mut terms: Vec<u64> =
+            indexed.labels().iter().map(|(key, value)| label_term(key, value)).collect();
+        let of_fields =
+            indexed.fields().iter().filter(|(path, value)| path == NODE_NAME && !value.is_empty());
+        terms.extend(of_fields.map(|(path, value)| field_term(path, value)));
+        Arc::new(Self {
+            body,
+            terms: terms.into(),
+            indexed: Mutex::new(Some(Box::new(indexed))),
+            object: OnceLock::new(),
+        })
+    }
+}
+
+/// The one field that pods are found by: every node asks for its own.
+const NODE_NAME: &str = "spec.nodeName";
+
+/// What objects with a label are found by.
+pub fn label_term(key: &str, value: &str) -> u64 {
+    term(0, key, value)
+}
+
+/// What objects with a value of a selectable field are found by; `None` if the field leads to nothing.
+pub fn indexed_field(path: &str, value: &str) -> Option<u64> {
+    (path == NODE_NAME && !value.is_empty()).then(|| field_term(path, value))
+}
+
+fn field_term(path: &str, value: &str) -> u64 {
+    term(1, path, value)
+}
+
+/// Equal words give equal terms; what is found is compared again, so others may too.
+fn term(sort: u8, key: &str, value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (sort, key, value).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The object of an entry, shared by all who look.
 pub fn object(entry: &Entry<Record>) -> Arc<Object> {
     let make = || {
-        let fields = entry.record.fields.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Arc::new(make_object(&entry.key, entry.modified, entry.record.body.clone(), fields))
+        let indexed = entry.record.indexed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Arc::new(make_object(
+            &entry.key,
+            entry.modified,
+            entry.record.body.clone(),
+            indexed.map(|boxed| *boxed),
+        ))
     };
     Arc::clone(entry.record.object.get_or_init(make))
 }
@@ -64,18 +115,28 @@ pub fn object_at(entry: &Entry<Record>, revision: Revision) -> Arc<Object> {
     Arc::new(make_object(&entry.key, revision, entry.record.body.clone(), None))
 }
 
-fn make_object(key: &Key, revision: Revision, body: Bytes, fields: Option<Vec<(Str, Str)>>) -> Object {
-    let kind = kinds::stored(key.resource.as_str()).expect("only kinds of the table are stored");
-    let fields = fields.unwrap_or_else(|| {
-        if kind.selectors.iter().all(|path| path.starts_with("metadata.")) {
-            return Vec::new();
-        }
-        let tree =
-            api::value::parse(&body).expect("a body passes the store's checksum only as it was written");
-        kinds::selectable(kind, &tree)
+fn make_object(key: &Key, revision: Revision, body: Bytes, indexed: Option<Indexed>) -> Object {
+    let kind = kind_of(key);
+    let indexed = indexed.unwrap_or_else(|| {
+        read(key, &body).expect("a body passes the store's checksum only as it was written")
     });
-    Object::from_body(Arc::clone(&kind.stored_kind), revision.0, body, fields)
-        .expect("a body passes the store's checksum only as it was written")
+    Object::of_parts(Arc::clone(&kind.stored_kind), revision.0, body, indexed)
+}
+
+fn kind_of(key: &Key) -> &'static Kind {
+    kinds::stored(key.resource.as_str()).expect("only kinds of the table are stored")
+}
+
+/// What is indexed of a body.
+fn read(key: &Key, body: &Bytes) -> Result<Indexed, store::DecodeError> {
+    // A kind that a later version of this program stored cannot be served, so nothing of it is asked for.
+    let Some(kind) = kinds::stored(key.resource.as_str()) else { return Ok(Indexed::default()) };
+    let fields = if kind.selectors.iter().all(|path| path.starts_with("metadata.")) {
+        Vec::new()
+    } else {
+        kinds::selectable(kind, &api::value::parse(body)?)
+    };
+    Ok(Indexed::of_body(body, fields)?)
 }
 
 /// The store, with what turns its words into the API's.
@@ -189,8 +250,12 @@ pub fn stored_name(resource: &str, storage_group: &str) -> String {
 
 impl crate::authz::Graph for Storage {
     fn pods_on(&self, node: &str) -> Vec<Arc<Object>> {
-        let mut pods = Lookups::list(self, &api::names::PODS, "");
-        pods.retain(|pod| pod.field("spec.nodeName") == Some(node));
+        let Some(kind) = kinds::find(&api::names::PODS) else { return Vec::new() };
+        let having = indexed_field(NODE_NAME, node).into_iter().collect();
+        let page = self.store.list(&List { having, ..List::all(Self::scope(kind, "")) });
+        let mut pods: Vec<_> =
+            page.map(|page| page.entries.iter().map(|entry| object(entry)).collect()).unwrap_or_default();
+        pods.retain(|pod| pod.field(NODE_NAME) == Some(node));
         pods
     }
 }

@@ -4,13 +4,16 @@
 //! (see [`Encodings`]).
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use api::interface::WatchEvent;
 use api::object::Object;
 use api::status::Status;
 use base::Stop;
 use bytes::Bytes;
+use futures::Stream as _;
 use store::{Event, ReadError, Revision, WatchError};
 
 use crate::gate::Gate;
@@ -88,39 +91,27 @@ impl Watcher {
 
     /// The next thing, or the error that ends the watch. `None` when the server stops.
     pub async fn next(&mut self) -> Option<Result<Told, Status>> {
-        loop {
-            if let Some(told) = self.waiting.pop_front() {
-                return Some(Ok(told));
-            }
-            let batch = self.stop.or(self.feed.next()).await?;
-            match batch {
-                Ok(batch) => {
-                    if let Err(status) = self.take(batch) {
-                        return Some(Err(status));
-                    }
-                }
-                Err(WatchError::Lagged { seen }) => {
-                    return Some(Err(Status::expired(format!("too old resource version: {seen}"))));
-                }
-                Err(WatchError::Closed { .. }) => return None,
-            }
-        }
+        let stop = self.stop.clone();
+        stop.or(std::future::poll_fn(|context| self.poll(context))).await.flatten()
     }
 
-    /// What is there already, without waiting.
-    pub fn try_next(&mut self) -> Option<Result<Told, Status>> {
+    /// The same for callers that are polled themselves, and that look out for the server's stop.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Told, Status>>> {
         loop {
             if let Some(told) = self.waiting.pop_front() {
-                return Some(Ok(told));
+                return Poll::Ready(Some(Ok(told)));
             }
-            match self.feed.try_next()? {
-                Ok(batch) => {
+            match ready!(Pin::new(&mut self.feed).poll_next(context)) {
+                Some(Ok(batch)) => {
                     if let Err(status) = self.take(batch) {
-                        return Some(Err(status));
+                        return Poll::Ready(Some(Err(status)));
                     }
                 }
-                // The error comes again from `next`.
-                Err(_) => return None,
+                Some(Err(WatchError::Lagged { seen })) => {
+                    let status = Status::expired(format!("too old resource version: {seen}"));
+                    return Poll::Ready(Some(Err(status)));
+                }
+                Some(Err(WatchError::Closed { .. })) | None => return Poll::Ready(None),
             }
         }
     }

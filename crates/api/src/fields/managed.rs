@@ -85,9 +85,9 @@ pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
     }
     let mut comparison = compare(old, new, write.ty);
     if !write.reset.is_empty() {
-        comparison.added = comparison.added.recursive_difference(write.reset);
-        comparison.modified = comparison.modified.recursive_difference(write.reset);
-        comparison.removed = comparison.removed.recursive_difference(write.reset);
+        comparison.added = comparison.added.without(write.reset);
+        comparison.modified = comparison.modified.without(write.reset);
+        comparison.removed = comparison.removed.without(write.reset);
     }
     let removed = comparison.removed;
     let taken = comparison.added.union(comparison.modified);

@@ -119,6 +119,22 @@ impl FieldSet {
         self.combined(other, Join::RecursiveDifference)
     }
 
+    /// [`Self::recursive_difference`] of a set that is not needed any more: nothing is copied.
+    pub fn without(mut self, other: &Self) -> Self {
+        let mut theirs = other.0.iter().peekable();
+        self.0.retain_mut(|mine| {
+            while theirs.next_if(|entry| entry.element.compare(&mine.element) == Ordering::Less).is_some() {}
+            let same = theirs.peek().filter(|entry| entry.element.compare(&mine.element) == Ordering::Equal);
+            let Some(same) = same else { return true };
+            if same.member {
+                return false;
+            }
+            mine.children = std::mem::take(&mut mine.children).without(&same.children);
+            mine.member || !mine.children.is_empty()
+        });
+        self
+    }
+
     fn combined(&self, other: &Self, how: Join) -> Self {
         let mut out = Vec::new();
         let mut theirs = other.0.iter().peekable();

@@ -14,13 +14,10 @@ pub fn finish(ty: TypeId, value: &mut Value) {
 
 fn structure(types: &Types, ty: TypeId, map: &mut Map) {
     let ty = types.get(ty);
-    for (key, value) in map.iter_mut() {
-        if let Some(field) = ty.field(key) {
-            shape_of(types, field.shape, value);
-        }
-    }
     map.retain(|key, value| {
-        ty.field(key).is_none_or(|field| field.emit || !is_zero(types, field.shape, value))
+        let Some(field) = ty.field(key) else { return true };
+        shape_of(types, field.shape, value);
+        field.emit || !is_zero(types, field.shape, value)
     });
     for field in ty.fields.iter().filter(|field| field.emit) {
         if let Some(value) = map.get(field.name) {

@@ -165,6 +165,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let start = self.at;
         loop {
+            self.at += crate::value::plain_bytes(&self.text[self.at..]);
             match self.text.get(self.at) {
                 Some(b'"') => {
                     let plain = &self.text[start..self.at];

@@ -28,17 +28,26 @@ impl Path {
 
     /// A member of it.
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Self(name.to_owned()) } else { self.with(".", name, "") }
     }
 
     /// An element of it.
     pub fn index(&self, index: usize) -> Self {
-        Self(format!("{}[{index}]", self.0))
+        self.with("[", &index.to_string(), "]")
     }
 
     /// A member of a map with free keys.
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        self.with("[", key, "]")
+    }
+
+    /// Paths are made for every field of every write, so without the detour of formatting.
+    fn with(&self, before: &str, step: &str, behind: &str) -> Self {
+        let mut path = String::with_capacity(self.0.len() + before.len() + step.len() + behind.len());
+        for part in [self.0.as_str(), before, step, behind] {
+            path.push_str(part);
+        }
+        Self(path)
     }
 
     /// As text.

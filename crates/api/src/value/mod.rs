@@ -9,7 +9,7 @@ mod write;
 use compact_str::CompactString;
 
 pub use parse::{Duplicate, MAX_DEPTH, ParseError, Parsed, parse, parse_tracking_duplicates};
-pub use write::write_string;
+pub use write::{plain_bytes, write_string};
 
 /// A string that needs no heap block up to 24 bytes.
 pub type Str = CompactString;
@@ -37,6 +37,9 @@ pub enum Value {
 /// The members of a JSON object, sorted by key, each key once.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Map(Vec<(Str, Value)>);
+
+/// So many members are looked through one by one.
+const FEW_MEMBERS: usize = 12;
 
 impl Value {
     /// An empty object.
@@ -214,12 +217,21 @@ impl Map {
 
     /// The member `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|at| &self.0[at].1)
+        self.place(key).map(|at| &self.0[at].1)
     }
 
     /// The member `key`, to change.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.find(key).ok().map(|at| &mut self.0[at].1)
+        self.place(key).map(|at| &mut self.0[at].1)
+    }
+
+    /// Where the member `key` is. Among few, most names differ by their length already, which is cheaper to see than
+    /// an order.
+    fn place(&self, key: &str) -> Option<usize> {
+        if self.0.len() > FEW_MEMBERS {
+            return self.find(key).ok();
+        }
+        self.0.iter().position(|(other, _)| other.as_str() == key)
     }
 
     /// The member `key`, made `Null` if it was not there.
@@ -386,6 +398,16 @@ mod tests {
         let map =
             Map::from_pairs(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
         assert_eq!(Value::from(map).to_string(), r#"{"a":2,"b":3}"#);
+    }
+
+    #[test]
+    fn plain_bytes_end_before_the_first_that_is_escaped() {
+        for (text, expect) in
+            [("", 0), ("abc", 3), ("abc\"d", 3), ("0123456789abcdef\n", 16), ("0123456789abcdefgh\\", 18)]
+        {
+            assert_eq!(plain_bytes(text.as_bytes()), expect, "{text:?}");
+        }
+        assert_eq!(plain_bytes("é".repeat(40).as_bytes()), 80);
     }
 
     #[test]

@@ -50,10 +50,18 @@ impl Value {
     }
 }
 
+/// How many bytes at the beginning stand for themselves in a JSON string. They are looked at sixteen at a time.
+pub fn plain_bytes(text: &[u8]) -> usize {
+    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    let mut chunks = text.chunks_exact(16);
+    let has_special = |chunk: &[u8]| chunk.iter().fold(false, |found, byte| found | is_special(*byte));
+    let whole = 16 * chunks.by_ref().take_while(|chunk| !has_special(chunk)).count();
+    whole + text[whole..].iter().position(|byte| is_special(*byte)).unwrap_or(text.len() - whole)
+}
+
 /// Appends `text` as a JSON string.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    if plain {
+    if plain_bytes(text.as_bytes()) == text.len() {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');

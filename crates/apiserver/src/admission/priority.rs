@@ -13,6 +13,9 @@ use crate::lookups::Lookups;
 /// What pods may preempt when their class does not say.
 const PREEMPT_LOWER: &str = "PreemptLowerPriority";
 
+/// What stands in the body of a class that is the default.
+const GLOBAL_DEFAULT: &[u8] = br#""globalDefault":true"#;
+
 pub(super) struct Priority;
 
 /// What a class gives a pod.
@@ -115,6 +118,8 @@ fn default_class(lookups: &dyn Lookups) -> Option<Arc<Object>> {
     lookups
         .list(&PRIORITY_CLASSES, "")
         .into_iter()
+        // Every pod passes here, and hardly any class is one: only what may be one is read as a tree.
+        .filter(|class| class.body().windows(GLOBAL_DEFAULT.len()).any(|bytes| bytes == GLOBAL_DEFAULT))
         .filter_map(|class| {
             let tree = class.to_tree();
             let is_default = tree.bool_at(&["globalDefault"]) == Some(true);

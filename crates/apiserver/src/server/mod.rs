@@ -1,6 +1,7 @@
 //! HTTP in, HTTP out: reads a request, sends it down the pipeline, and writes what comes back.
 
 pub mod health;
+pub mod packed;
 pub mod render;
 mod watching;
 mod yaml;
@@ -8,7 +9,7 @@ mod yaml;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use api::interface::{Call, Collection, PatchKind, Target};
+use api::interface::{Answer, Call, Collection, List, PatchKind, Target};
 use api::print::IncludeObject;
 use api::schema::{DecodeError, protobuf};
 use api::status::{Reason, Status};
@@ -249,6 +250,14 @@ impl Exchange<'_> {
         let outcome = verbs::call(self.gate, &caller, &call).await;
         let warnings = caller.take_warnings();
         let mut response = match outcome {
+            Ok(verbs::Outcome { answer: Answer::List(list), code, raw: None })
+                if self.packs(kind, &list, accepted) =>
+            {
+                let body = packed::list(kind, &list, &self.gate.packed);
+                let mut response = render::bytes(code, accepted.media, body);
+                wire::compress::mark_gzip(response.headers_mut());
+                response
+            }
             Ok(outcome) => {
                 let json = match outcome.raw {
                     Some(json) => json,
@@ -265,6 +274,17 @@ impl Exchange<'_> {
             }
         }
         Ok(wire::compress::response(self.headers, response, wire::compress::LEVEL_FAST))
+    }
+
+    /// Whether a list goes out put together of packed items: whole objects as they are stored, so many that they
+    /// are worth it, to a client that takes gzip.
+    fn packs(&self, kind: &Kind, list: &List, accepted: Accepted) -> bool {
+        let bytes = || list.items.iter().map(|item| item.body().len()).sum::<usize>();
+        accepted == PLAIN
+            && !self.pretty
+            && kind.is_stored_version()
+            && wire::compress::accepts_gzip(self.headers)
+            && bytes() > wire::compress::THRESHOLD_BYTES
     }
 
     fn include(&self, accepted: Accepted) -> Result<Include, Status> {

@@ -7,6 +7,7 @@ use api::interface::{Answer, List};
 use api::object::Object;
 use api::status::Status;
 use api::value::{Map, Value, write_string};
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use wire::{Body, Response};
@@ -56,25 +57,39 @@ pub fn list_meta(revision: u64, continue_token: &str, remaining: Option<u64>) ->
     meta
 }
 
-fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<u8> {
+/// How lists end.
+pub const LIST_END: &[u8] = b"]}";
+
+/// The beginning of a list of whole objects, up to the first item.
+pub fn list_head(kind: &Kind, list: &List, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"kind\":");
+    write_string(&format!("{}List", kind.kind.kind), out);
+    out.extend_from_slice(b",\"apiVersion\":");
+    write_string(&kind.api_version(), out);
+    list_start(list, out);
+}
+
+fn list_start(list: &List, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"metadata\":");
+    Value::from(list_meta(list.revision, &list.continue_token, list.remaining)).write_to(out);
+    out.extend_from_slice(b",\"items\":[");
+}
+
+/// A list in a shape.
+pub fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<u8> {
     let bytes: usize = list.items.iter().map(|object| object.body().len() + 40).sum();
     let mut out = Vec::with_capacity(bytes + 256);
-    let meta = list_meta(list.revision, &list.continue_token, list.remaining);
     if shape == Shape::Table {
+        let meta = list_meta(list.revision, &list.continue_token, list.remaining);
         table::write(kind, &list.items, meta, include, true, &mut out);
         return out;
     }
-    out.extend_from_slice(b"{\"kind\":");
     if shape == Shape::Metadata {
-        out.extend_from_slice(b"\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\"");
+        out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\"");
+        list_start(list, &mut out);
     } else {
-        write_string(&format!("{}List", kind.kind.kind), &mut out);
-        out.extend_from_slice(b",\"apiVersion\":");
-        write_string(&kind.api_version(), &mut out);
+        list_head(kind, list, &mut out);
     }
-    out.extend_from_slice(b",\"metadata\":");
-    Value::from(meta).write_to(&mut out);
-    out.extend_from_slice(b",\"items\":[");
     for (index, item) in list.items.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -85,7 +100,7 @@ fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> Vec<
             item.write_json(false, &mut out);
         }
     }
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(LIST_END);
     out
 }
 
@@ -138,6 +153,11 @@ pub fn response(code: u16, media: Media, pretty: bool, json: Vec<u8>) -> Respons
         Media::Json => json,
         Media::Yaml => yaml(&json),
     };
+    bytes(code, media, body.into())
+}
+
+/// A response of bytes that are in the media type already.
+pub fn bytes(code: u16, media: Media, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

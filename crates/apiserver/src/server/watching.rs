@@ -1,6 +1,8 @@
 //! Watches over HTTP: one line of JSON an event. An event is encoded once for all watches that want the same form.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use api::interface::WatchEvent;
@@ -8,8 +10,11 @@ use api::object::Object;
 use api::status::Status;
 use api::value::{Value, write_string};
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use wire::{Body, Response};
 
 use super::{Exchange, header, render};
@@ -59,7 +64,6 @@ pub(super) fn respond(
             minimum + Duration::from_millis(gate.random().below(spread))
         }
     };
-    let (sender, body) = Body::channel(limits::WATCH_QUEUE_EVENTS);
     let stream = Stream {
         gate: Arc::clone(gate),
         kind,
@@ -67,13 +71,13 @@ pub(super) fn respond(
         include,
         bookmarks: query.flag("allowWatchBookmarks"),
         headings_due: accepted.shape == Shape::Table,
-        sender,
+        watcher,
+        turns: turns(gate, deadline, query.flag("allowWatchBookmarks")),
+        was_told: false,
+        ended: false,
+        _slot: slot,
     };
-    gate.tasks().spawn("watch", async move {
-        stream.run(watcher, deadline).await;
-        drop(slot);
-    });
-    let mut response = Response::new(body);
+    let mut response = Response::new(Body::stream(stream));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -120,6 +124,38 @@ fn invalid(field: &str, message: &str) -> Status {
     Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
 }
 
+/// What comes to a watch beside events.
+enum Turn {
+    /// The server stops.
+    Stop,
+    /// The watch has lasted as long as it may.
+    Deadline,
+    /// It is time for a bookmark, unless events have told how far the watch is.
+    Bookmark,
+}
+
+/// The turns that are to come. They are looked at only when one has come: what wakes a watch is nearly always an
+/// event, and then neither clock nor stop signal is asked.
+type Turns = FuturesUnordered<BoxFuture<'static, Turn>>;
+
+fn turns(gate: &Arc<Gate>, deadline: Duration, bookmarks: bool) -> Turns {
+    let turns = Turns::new();
+    let (clock, stop) = (gate.clock().clone(), gate.stop().clone());
+    turns.push(async move { stop.stopped().await }.map(|()| Turn::Stop).boxed());
+    turns.push(async move { clock.sleep(deadline).await }.map(|()| Turn::Deadline).boxed());
+    if bookmarks {
+        turns.push(bookmark_turn(gate));
+    }
+    turns
+}
+
+fn bookmark_turn(gate: &Arc<Gate>) -> BoxFuture<'static, Turn> {
+    let clock = gate.clock().clone();
+    async move { clock.sleep(limits::BOOKMARK_PERIOD).await }.map(|()| Turn::Bookmark).boxed()
+}
+
+/// The body of a watch. It has no task and no queue of its own: the connection asks it for the next bytes when it can
+/// send some, and a watch whose client is slow waits in the store's history.
 struct Stream {
     gate: Arc<Gate>,
     kind: &'static Kind,
@@ -128,64 +164,65 @@ struct Stream {
     bookmarks: bool,
     /// Whether the next table says its columns; only the first does.
     headings_due: bool,
-    sender: mpsc::Sender<Bytes>,
+    watcher: Watcher,
+    turns: Turns,
+    /// Whether anything was told since the last turn for a bookmark.
+    was_told: bool,
+    ended: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl futures::Stream for Stream {
+    type Item = Result<Bytes, wire::body::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        while !this.ended {
+            if let Poll::Ready(next) = this.watcher.poll(context) {
+                return Poll::Ready(this.told(next).map(Ok));
+            }
+            match ready!(this.turns.poll_next_unpin(context)) {
+                Some(Turn::Deadline) => {
+                    this.ended = true;
+                    if this.bookmarks {
+                        let last = this.watcher.bookmark();
+                        return Poll::Ready(Some(Ok(this.frame(&last))));
+                    }
+                }
+                Some(Turn::Bookmark) => {
+                    this.turns.push(bookmark_turn(&this.gate));
+                    if !std::mem::take(&mut this.was_told) {
+                        let bookmark = this.watcher.bookmark();
+                        return Poll::Ready(Some(Ok(this.frame(&bookmark))));
+                    }
+                }
+                Some(Turn::Stop) | None => this.ended = true,
+            }
+        }
+        Poll::Ready(None)
+    }
 }
 
 impl Stream {
-    /// Sends events until the client goes, the deadline comes, the server stops or the watch fails.
-    async fn run(mut self, mut watcher: Watcher, deadline: Duration) {
-        let clock = self.gate.clock().clone();
-        let sender = self.sender.clone();
-        let mut end = std::pin::pin!(clock.sleep(deadline));
-        loop {
-            let idle = clock.sleep(limits::BOOKMARK_PERIOD);
-            let next = tokio::select! {
-                next = watcher.next() => next,
-                () = idle, if self.bookmarks => Some(Ok(watcher.bookmark())),
-                () = sender.closed() => return,
-                () = &mut end => {
-                    if self.bookmarks {
-                        let last = watcher.bookmark();
-                        let _ = self.send(self.frame(&last)).await;
-                    }
-                    return;
-                }
-            };
-            match next {
-                None => return,
-                Some(Err(status)) => {
-                    let _ = self.send(error_frame(&status)).await;
-                    return;
-                }
-                Some(Ok(told)) => {
-                    let mut frame = self.frame(&told);
-                    self.headings_due = false;
-                    // A watcher that lags gets what has gathered in one piece.
-                    let mut gathered: Vec<Bytes> = Vec::new();
-                    let mut bytes = frame.len();
-                    while bytes < limits::WATCH_FRAME_BYTES
-                        && let Some(Ok(told)) = watcher.try_next()
-                    {
-                        let more = self.frame(&told);
-                        bytes += more.len();
-                        gathered.push(more);
-                    }
-                    if !gathered.is_empty() {
-                        let mut joined = Vec::with_capacity(bytes);
-                        joined.extend_from_slice(&frame);
-                        gathered.iter().for_each(|more| joined.extend_from_slice(more));
-                        frame = joined.into();
-                    }
-                    if self.send(frame).await.is_err() {
-                        return;
-                    }
-                }
+    /// The bytes of what the watcher gave. They are shared with all other watches of this form; what has gathered for
+    /// one that lags is written together by its connection.
+    fn told(&mut self, next: Option<Result<Told, Status>>) -> Option<Bytes> {
+        match next {
+            Some(Ok(told)) => {
+                self.was_told = true;
+                let frame = self.frame(&told);
+                self.headings_due = false;
+                Some(frame)
+            }
+            Some(Err(status)) => {
+                self.ended = true;
+                Some(error_frame(&status))
+            }
+            None => {
+                self.ended = true;
+                None
             }
         }
-    }
-
-    async fn send(&self, frame: Bytes) -> Result<(), ()> {
-        self.sender.send(frame).await.map_err(drop)
     }
 
     fn frame(&self, told: &Told) -> Bytes {

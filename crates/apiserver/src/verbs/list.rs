@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::interface::{Collection, List, ListOptions};
 use api::object::Object;
+use api::selector::label::Operator;
 use api::selector::{field, label};
 use api::status::{Cause, Details, Reason, Status};
 use api::value::Str;
@@ -13,7 +14,7 @@ use store::{Key, ReadError, Revision};
 use crate::codec;
 use crate::gate::Gate;
 use crate::kinds::{self, Kind};
-use crate::storage::{Storage, object};
+use crate::storage::{Storage, indexed_field, label_term, object};
 
 /// What a list or watch shows.
 #[derive(Clone)]
@@ -44,6 +45,20 @@ impl Choice {
     pub fn shows(&self, object: &Object) -> bool {
         self.labels.matches(object.labels())
             && self.fields.matches(|path| object.field(&kinds::stored_field(self.kind, path)))
+    }
+
+    /// What all that are shown can be found by, as far as that is indexed.
+    fn terms(&self) -> Vec<u64> {
+        let requirements = self.labels.requirements().iter();
+        let labels =
+            requirements.filter_map(|requirement| match (requirement.operator, &*requirement.values) {
+                (Operator::Equals | Operator::DoubleEquals | Operator::In, [value]) => {
+                    Some(label_term(&requirement.key, value))
+                }
+                _ => None,
+            });
+        let fields = self.fields.terms().iter().filter(|term| !term.negated && self.kind.is_stored_version());
+        labels.chain(fields.filter_map(|term| indexed_field(&term.field, &term.value))).collect()
     }
 
     /// Whether all are.
@@ -102,7 +117,7 @@ fn pages(
     // A page of which nothing is shown must not be the answer, so selectors read on until the page is full.
     let chunk = if choice.is_everything() { limit } else { 0 };
     let scope = Storage::scope(kind, &collection.namespace);
-    let request = store::List { scope, after: after.take(), limit: chunk, at };
+    let request = store::List { scope, after: after.take(), limit: chunk, at, having: choice.terms() };
     let page = storage
         .store()
         .list(&request)
