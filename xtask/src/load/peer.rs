@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use wire::tls::{Presented, Roots, client_config};
+use wire::tls::{Authority, Leaf, Presented, Roots, Usage, client_config};
 
 use crate::command::{self, command};
 use crate::project::Project;
@@ -27,6 +27,8 @@ const STARTUP: Duration = Duration::from_secs(60);
 /// Flow-control windows of a multiplexing client, those of Go's.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024 * 1024;
+/// How long upstream's key for tokens holds.
+const TOKEN_KEY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// What `/proc/PID/stat` counts in.
 const TICKS_A_SECOND: f64 = 100.0;
 
@@ -156,8 +158,7 @@ pub fn upstream(project: &Project) -> Result<Peer> {
     let folder = processes.folder.as_ref().context("etcd has a folder")?.path().to_owned();
     let tokens = folder.join("tokens");
     fs::write(&tokens, "bench,admin,admin,system:masters\n")?;
-    let key = folder.join("key.pem");
-    wire::jwt::SigningKey::load_or_create(&key)?;
+    let (key, certificate) = token_key(&folder)?;
     let path = |path: &Path| path.display().to_string();
     processes.running.push(quiet(command(
         crate::upstream::binary(project, "kube-apiserver")?,
@@ -169,13 +170,32 @@ pub fn upstream(project: &Project) -> Result<Peer> {
             format!("--token-auth-file={}", path(&tokens)),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", path(&key)),
+            format!("--service-account-key-file={}", path(&certificate)),
             format!("--service-account-signing-key-file={}", path(&key)),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         ],
     ))?);
     let server = format!("https://127.0.0.1:{secure}");
     Peer::new("upstream", &server, Roots::any_server(), Presented::none(), Some("bench"), processes)
+}
+
+/// A key for the tokens of upstream's accounts, and what verifies them: upstream reads a certificate there, but not
+/// the public half of a key in PKCS#8.
+fn token_key(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+    let now = Clock::system().now();
+    let leaf = Leaf {
+        common_name: "tokens".into(),
+        organizations: Vec::new(),
+        dns_names: Vec::new(),
+        ips: Vec::new(),
+        usages: vec![Usage::Client],
+        lifetime: TOKEN_KEY_LIFETIME,
+    };
+    let pair = Authority::create("tokens", now)?.issue(&leaf, now)?;
+    let (key, certificate) = (folder.join("tokens-key.pem"), folder.join("tokens.pem"));
+    fs::write(&key, pair.key_pem)?;
+    fs::write(&certificate, pair.chain_pem)?;
+    Ok((key, certificate))
 }
 
 fn free_port() -> Result<u16> {
