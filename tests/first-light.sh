@@ -3,8 +3,8 @@
 #
 #   ONDOL=path/to/ondol KUBECTL=path/to/kubectl tests/first-light.sh [POINT...]
 #
-# With points named ("3", "4"), only those run, after the first, which starts the house; 4, 7 and 8 need 2, and 5, 8, 9
-# and 11 need 2, 3 and 4. It runs in network, mount and process namespaces of its own, as an instance of its own, and
+# With points named ("3", "4"), only those run, after the first, which starts the house; 4 and 7 need 2 and 3, the
+# later ones need 2, 3, 4 and 7. It runs in network, mount and process namespaces of its own, as an instance of its own, and
 # leaves nothing behind. Waits are bounded, and five times as long as the behaviour may take.
 # tests/first-light.points says which points must pass.
 #

@@ -10,7 +10,7 @@ expose_backend() {
 balanced() {
     local client seen; client=$(any_pod client)
     : >"$scratch/answers"
-    for _ in $(seq 30); do get_in_pod "$client" http://backend:3306/ >>"$scratch/answers" 2>&1; echo >>"$scratch/answers"; done
+    for _ in $(seq 20); do get_in_pod "$client" http://backend:3306/ >>"$scratch/answers" 2>&1; echo >>"$scratch/answers"; done
     seen=$(grep -o '"pod": *"[^"]*"' "$scratch/answers" | sort -u | grep -c .)
     [ "$seen" -eq 3 ] || because "$seen pods answered: $(tail -n 2 "$scratch/answers" | tr '\n' ' ')"
 }
@@ -58,7 +58,7 @@ every_pod_has_an_address() {
     done
 }
 # Questions of a pod with busybox.
-start_tools() { k run tools --image=ondol.local/first-light/busybox:1 --command -- /bin/busybox sleep 36000 >/dev/null && ready_pod tools; }
+start_tools() { k run tools --image=ondol.local/first-light/busybox:1 --overrides='{"spec":{"terminationGracePeriodSeconds":1}}' --command -- /bin/busybox sleep 36000 >/dev/null && ready_pod tools; }
 ask() { k exec tools -- /bin/busybox "$@"; }
 names_of_ports() { prints "0 100 3306 backend.default.svc.cluster.local" ask nslookup -type=srv _3306-6000._tcp.backend.default.svc.cluster.local; }
 names_of_addresses() { prints "name = backend.default.svc.cluster.local" ask nslookup "$(value service/backend '{.spec.clusterIP}')"; }

@@ -55,11 +55,10 @@ who_am_i() {
     prints system:masters k auth whoami && equals "$(k auth can-i create pods)" yes && prints '*.*' k auth can-i --list
 }
 every_kind_is_described() {
-    local kind; for kind in pods deployments replicasets services endpointslices endpoints nodes namespaces configmaps secrets \
-        serviceaccounts poddisruptionbudgets leases priorityclasses ipaddresses servicecidrs events replicationcontrollers jobs; do
-        k describe "$kind" -A >"$scratch/described" 2>&1 || { because "$kind: $(tail -n 2 "$scratch/described")"; return 1; }
-        grep -qE '^Name:|No resources found' "$scratch/described" || { because "$kind: $(head -n 2 "$scratch/described")"; return 1; }
-    done
+    local kinds=(pods deployments replicasets services endpointslices endpoints nodes namespaces configmaps secrets
+        serviceaccounts poddisruptionbudgets leases priorityclasses ipaddresses servicecidrs events replicationcontrollers jobs)
+    k describe "$(IFS=,; echo "${kinds[*]}")" -A >"$scratch/described" 2>&1 || { because "$(grep -i -m 2 error "$scratch/described")"; return 1; }
+    equals "$(grep -c '^Name:' "$scratch/described")" "$(k get "$(IFS=,; echo "${kinds[*]}")" -A -o name | grep -c .)" || return 1
     prints 'Successfully assigned' k describe pod tools && prints NewReplicaSet: k describe deployment client && prints Allocatable: k describe node
 }
 explains() {

@@ -49,7 +49,7 @@ value_is() { equals "$(value "$1" "$2")" "$3"; }
 ready_is() { value_is "$1" '{.status.readyReplicas}' "$2"; }
 # refused WORDS COMMAND...: it fails, and says these.
 refused() { local wanted=$1 out; shift; out=$("$@" 2>&1) && { because "it was taken: $*"; return 1; }; has "$out" "$wanted"; }
-ready_pod() { k wait "pod/$1" --for=condition=Ready --timeout=50s >/dev/null || because "pod/$1 is not ready: $(k get pod "$1" --no-headers 2>&1)"; }
+ready_pod() { k wait "pod/$1" --for=condition=Ready --timeout=50s >/dev/null || because "$(ondol why "pod/$1" 2>&1 | tr '\n' ' ')"; }
 address_of() { value "pod/$1" '{.status.podIP}'; }
 # event_says KIND/NAME WORDS: an Event about it has them.
 event_says() { prints "$2" k events --for "$1" --no-headers; }

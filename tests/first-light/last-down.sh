@@ -12,6 +12,16 @@ comes_back() {
     value_is "pod/$pod" '{.metadata.uid}' "$uid" || return 1
     within 50 restarts_are_counted "$pod" "${count:-0}"
 }
+# A pod that would take its time is given no more than is said.
+down_in_time() {
+    k run stubborn --image=ondol.local/first-light/busybox:1 --overrides='{"spec":{"terminationGracePeriodSeconds":300}}' \
+        --command -- /bin/busybox sleep 36000 >/dev/null && ready_pod stubborn || return 1
+    local began=$SECONDS
+    ondol down --timeout 1 >"$scratch/down" 2>&1 || { because "$(tail -n 2 "$scratch/down")"; return 1; }
+    [ $((SECONDS - began)) -le 15 ] || { because "it took $((SECONDS - began)) s"; return 1; }
+    ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up")"; return 1; }
+    within 50 restarts_are_counted stubborn 0 && k delete pod stubborn --force --grace-period=0 >/dev/null 2>&1
+}
 leaves_nothing() {
     ondol down --wipe --yes >"$scratch/down" 2>&1 || { because "$(tail -n 2 "$scratch/down" | tr '\n' ' ')"; return 1; }
     snapshot >"$scratch/after"
@@ -63,6 +73,7 @@ second_is_ready() { equals "$(k_second get deployment backend -o 'jsonpath={.sta
 point_last() {
     point 1.side-by-side side_by_side
     point 1.down-and-up comes_back
+    point 1.down-timeout down_in_time
     point 1.wipe leaves_nothing
     point 1.wipe-dead wipes_a_dead_server
     point 1.wipe-damaged wipes_damaged_data
