@@ -167,9 +167,9 @@ impl Object {
             }
         }
         out.push(b'}');
-        // Bodies are kept as long as their objects are: no room to spare.
-        out.shrink_to_fit();
-        out
+        // Bodies are kept as long as their objects are. Shrinking would leave them in blocks of up to twice their size,
+        // for the allocator moves nothing that fills half of its block.
+        out.as_slice().to_vec()
     }
 
     /// From a stored body. `fields` are the values of the kind's selectable fields, in the kind's order.
