@@ -54,6 +54,16 @@ pub enum LoopbackError {
     Listen { protocol: Protocol, port: u16, source: io::Error },
 }
 
+impl LoopbackError {
+    /// Which port it is about.
+    pub fn port(&self) -> LoopbackPort {
+        let (Self::Busy { protocol, port }
+        | Self::Unsupported { protocol, port }
+        | Self::Listen { protocol, port, .. }) = self;
+        LoopbackPort { protocol: *protocol, port: *port }
+    }
+}
+
 type Targets = Arc<ArcSwap<Vec<SocketAddr>>>;
 
 /// The listeners on 127.0.0.1. Owned by one task, which calls [`LoopbackPorts::apply`] with what is wanted.

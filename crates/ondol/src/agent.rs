@@ -335,10 +335,12 @@ async fn start_services(
     if !node_addresses.contains(&address) {
         node_addresses.push(address);
     }
+    let kubelet = node_addresses.iter().map(|ip| SocketAddr::new(*ip, KUBELET_PORT));
+    let own = kubelet.chain(names.iter().copied()).collect();
     let instance = layout.instance.clone();
     let rules = blocking(move || Ok(Rules::open(&instance)?)).await?;
     let settings = services::Settings {
-        facts: services::Facts { node: wishes.name.clone(), dns: names.first().copied() },
+        facts: services::Facts { node: wishes.name.clone(), dns: names.first().copied(), own },
         frame: Frame {
             pods: vec![wishes.pod_range],
             service_ranges: vec![wishes.service_range],

@@ -262,7 +262,7 @@ fn start_loops(
         sign_token: token_signer(keys),
         pod_networks: vec![PodNetwork { cidr: api_range(&facts.pods()?)?, node_prefix: NODE_PREFIX }],
         service_cidrs: vec![service_range],
-        reserved_ports: vec![facts.api_port, node_port()],
+        reserved_ports: vec![facts.api_port, node_port(), DNS_PORT],
         started: ground.clock.now(),
     };
     let controllers = controllers::all(&settings);
@@ -285,6 +285,9 @@ fn start_loops(
     world.start(&api, &ground.clock, &ground.tasks, &ground.stop);
     Ok(world)
 }
+
+/// Where each node answers names.
+const DNS_PORT: u16 = 53;
 
 fn node_port() -> u16 {
     crate::agent::KUBELET_PORT

@@ -26,6 +26,8 @@ pub struct Facts {
     pub node: String,
     /// Our own name server, which answers for the cluster's DNS Service.
     pub dns: Option<SocketAddr>,
+    /// Where the node itself listens; no Service takes these away.
+    pub own: Vec<SocketAddr>,
 }
 
 /// What one Service becomes.
@@ -71,6 +73,11 @@ pub fn service<'a>(
     }
     let mut compiled = Compiled::default();
     let external = external_addresses(service, spec, &mut compiled.complaints);
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
+        compiled.complaints.push(format!(
+            "spec.healthCheckNodePort {port} is not served on this node yet: balancers that ask there hear nothing"
+        ));
+    }
     for port in spec.ports.iter().flatten() {
         let Some((protocol, number)) = protocol_and_number(port) else { continue };
         let candidates = match facts.dns.filter(|_| is_dns(service)) {
@@ -81,7 +88,7 @@ pub fn service<'a>(
             protocol,
             port: number,
             cluster_addresses: cluster.clone(),
-            external_addresses: external.clone(),
+            external_addresses: not_our_own(facts, &external, number, &mut compiled.complaints),
             node_port: node_port(spec, port),
             endpoints: Vec::new(),
             affinity: affinity(spec),
@@ -244,6 +251,17 @@ fn external_addresses(service: &Service, spec: &ServiceSpec, complaints: &mut Ve
     let addresses = balanced.chain(spec.external_ips.iter().flatten().map(String::as_str));
     let addresses: BTreeSet<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
     addresses.into_iter().collect()
+}
+
+/// Without the addresses at which the node itself listens on this port: whoever took its kubelet's port would cut it
+/// off from the API server.
+fn not_our_own(facts: &Facts, external: &[IpAddr], port: u16, complaints: &mut Vec<String>) -> Vec<IpAddr> {
+    let (own, free): (Vec<IpAddr>, Vec<IpAddr>) =
+        external.iter().copied().partition(|address| facts.own.contains(&SocketAddr::new(*address, port)));
+    complaints.extend(own.iter().map(|address| {
+        format!("port {port} of {address} is the node's own, so the Service is not served there; choose another port")
+    }));
+    free
 }
 
 fn node_port(spec: &ServiceSpec, port: &ServicePort) -> Option<u16> {

@@ -25,7 +25,7 @@ use control::world::{self, World};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::dns;
-use net::loopback::{LoopbackPort, LoopbackPorts};
+use net::loopback::{LoopbackError, LoopbackPort, LoopbackPorts};
 use net::rules::{Frame, Rules, RulesError, Ruleset, ServiceKey, VirtualService, keep_places};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -102,6 +102,8 @@ struct Applied {
     zone: Option<dns::Zone>,
     loopback: BTreeMap<LoopbackPort, Vec<SocketAddr>>,
     loopback_failed: bool,
+    /// The ports of 127.0.0.1 that could not be opened.
+    closed: BTreeSet<LoopbackPort>,
 }
 
 /// What has to be compiled again.
@@ -337,15 +339,29 @@ impl Services {
             return true;
         }
         let errors = ports.apply(&wanted).await;
-        for error in &errors {
-            // A port that another program holds is told once; it is tried again at each review.
-            if !self.applied.loopback_failed {
-                warn!(%error, "a node port is not served on 127.0.0.1");
-            }
+        let failed: BTreeSet<LoopbackPort> = errors.iter().map(|error| error.port()).collect();
+        // A port that another program holds is told once; it is tried again at each review.
+        for error in errors.iter().filter(|error| !self.applied.closed.contains(&error.port())) {
+            warn!(%error, "a node port is not served on 127.0.0.1");
+            self.tell_closed(error);
         }
+        self.applied.closed = failed;
         self.applied.loopback = wanted;
         self.applied.loopback_failed = !errors.is_empty();
         true
+    }
+
+    /// Tells the Services whose node port is not served on 127.0.0.1.
+    fn tell_closed(&self, error: &LoopbackError) {
+        let concerned = self
+            .compiled
+            .iter()
+            .filter(|(_, compiled)| compiled.loopback.iter().any(|(port, _)| *port == error.port()));
+        for (key, _) in concerned {
+            if let Some(object) = self.world.get(&SERVICES, &key.namespace, &key.name) {
+                self.recorder.note(Note::warning(&object, "NodePortNotServed", error.to_string()));
+            }
+        }
     }
 }
 

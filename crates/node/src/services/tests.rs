@@ -67,7 +67,8 @@ fn show(compiled: &Compiled) -> String {
 }
 
 fn check(service: &Service, slices: &[EndpointSlice], expect: &str) {
-    let facts = Facts { node: "n1".into(), dns: Some("10.244.0.1:53".parse().expect("an address")) };
+    let dns = Some("10.244.0.1:53".parse().expect("an address"));
+    let facts = Facts { node: "n1".into(), dns, own: Vec::new() };
     assert_eq!(show(&compile::service(&facts, service, slices)), expect);
 }
 
@@ -205,6 +206,30 @@ fn a_restricted_load_balancer_is_closed_and_says_so() {
     let compiled = compile::service(&Facts::default(), &service, &[] as &[EndpointSlice]);
     assert!(compiled.rules[0].1.external_addresses.is_empty());
     assert!(compiled.complaints[0].contains("loadBalancerSourceRanges"));
+}
+
+#[test]
+fn the_nodes_own_ports_are_not_taken_and_a_health_port_is_not_passed_over() {
+    let service = service_of(
+        json!({
+            "clusterIP": "10.96.0.9", "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 30777, "externalIPs": ["172.18.0.1", "192.0.2.7"],
+            "ports": [{"port": 10250, "name": "a"}, {"port": 80, "name": "b"}]
+        }),
+        json!({}),
+    );
+    let own = vec!["172.18.0.1:10250".parse().expect("an address")];
+    let facts = Facts { own, ..Facts::default() };
+    let compiled = compile::service(&facts, &service, &[] as &[EndpointSlice]);
+    let served: Vec<(u16, usize)> = compiled
+        .rules
+        .iter()
+        .map(|(_, service)| (service.port, service.external_addresses.len()))
+        .filter(|(_, addresses)| *addresses > 0)
+        .collect();
+    assert_eq!(served, [(10250, 1), (80, 2)]);
+    assert!(compiled.complaints[0].contains("healthCheckNodePort 30777"));
+    assert!(compiled.complaints[1].contains("port 10250 of 172.18.0.1"));
 }
 
 #[test]

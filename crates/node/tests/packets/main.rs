@@ -233,7 +233,7 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     };
     let (recorder, _writer) = Recorder::new("test", "n");
     let wanted = services::Settings {
-        facts: Facts { node: "n".into(), dns: Some(server) },
+        facts: Facts { node: "n".into(), dns: Some(server), own: Vec::new() },
         frame,
         domain: "cluster.local".into(),
         dns: Some(net::dns::Config { addresses: vec![server], upstreams: Vec::new() }),
