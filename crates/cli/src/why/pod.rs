@@ -31,7 +31,7 @@ pub fn findings(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
     if pod.str_at(&["status", "phase"]) == Some("Succeeded") {
         return found;
     }
-    if let Some(unplaced) = unplaced(pod, now) {
+    if let Some(unplaced) = unplaced(pod, world, now) {
         found.push(unplaced);
         return found;
     }
@@ -53,7 +53,7 @@ pub fn findings(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
     found
 }
 
-fn unplaced(pod: &Value, now: Timestamp) -> Option<Finding> {
+fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Option<Finding> {
     let scheduled = condition(pod, "PodScheduled").filter(|c| c.str_at(&["status"]) == Some("False"))?;
     let since = lasting(scheduled, &["lastTransitionTime"], now);
     if scheduled.str_at(&["reason"]) == Some("SchedulingGated") {
@@ -66,7 +66,20 @@ fn unplaced(pod: &Value, now: Timestamp) -> Option<Finding> {
         return Some(Finding::new(what, "whoever set a gate must remove it"));
     }
     let words = message(scheduled);
-    Some(Finding::new(format!("no node takes it{since}: {words}"), placing_advice(words)))
+    let troubled = world.all("Node").iter().find(|node| has_own_taint(node));
+    let advice = match troubled.filter(|_| words.contains("untolerated taint")) {
+        Some(node) => {
+            format!("its node keeps pods away for a reason of its own: ondol why node/{}", name_of(node))
+        }
+        None => placing_advice(words).to_owned(),
+    };
+    Some(Finding::new(format!("no node takes it{since}: {words}"), advice))
+}
+
+/// Whether the node has a taint that tells of its own state, as of a full disk.
+fn has_own_taint(node: &Value) -> bool {
+    let keys = node.array_at(&["spec", "taints"]).iter().filter_map(|taint| taint.str_at(&["key"]));
+    keys.into_iter().any(|key| key.starts_with("node.kubernetes.io/") && !key.ends_with("/unschedulable"))
 }
 
 fn placing_advice(words: &str) -> &'static str {

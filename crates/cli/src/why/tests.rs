@@ -248,6 +248,29 @@ proptest::proptest! {
 }
 
 #[test]
+fn a_full_disk_is_told_at_the_node() {
+    let mut world = World::default();
+    world.add(
+        "Pod",
+        vec![pod(
+            "web-1",
+            "x",
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled",
+        "status": "False", "message": "0/1 nodes are available: 1 node(s) had untolerated taint(s)."}]}),
+        )],
+    );
+    world.add(
+        "Node",
+        vec![json!({"metadata": {"name": "n"},
+        "spec": {"taints": [{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"},
+            {"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}]}})],
+    );
+    assert!(told("pod/web-1", &world).contains("ondol why node/n"), "{}", told("pod/web-1", &world));
+    assert!(told("node/n", &world).contains("DiskPressure"), "{}", told("node/n", &world));
+}
+
+#[test]
 fn a_load_balancer_of_a_class_that_is_nobodys_and_a_field_without_effect() {
     let mut world = world(vec![pod("web-1", "x", ready())]);
     let service = |name: &str, spec: Value| {
