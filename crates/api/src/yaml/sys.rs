@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
+#[expect(clippy::unsafe_removed_from_name, reason = "this module is where unsafe code may be")]
 use unsafe_libyaml_norway as libyaml;
 
 /// What comes next in a text, and where its bytes begin and end.

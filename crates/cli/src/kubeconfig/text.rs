@@ -180,10 +180,8 @@ impl Editor<'_> {
         self.column(dash)?;
         let line = self.line_start(dash);
         let end = self.line_end(entry.end);
-        match self.text[..line].strip_suffix('\n') {
-            Some(before) => Some(self.splice(before.strip_suffix('\r').unwrap_or(before).len(), end, "")),
-            None => None,
-        }
+        let before = self.text[..line].strip_suffix('\n')?;
+        Some(self.splice(before.strip_suffix('\r').unwrap_or(before).len(), end, ""))
     }
 
     fn set(&self, member: &str, word: &str) -> Option<String> {

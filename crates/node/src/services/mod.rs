@@ -339,7 +339,7 @@ impl Services {
             return true;
         }
         let errors = ports.apply(&wanted).await;
-        let failed: BTreeSet<LoopbackPort> = errors.iter().map(|error| error.port()).collect();
+        let failed: BTreeSet<LoopbackPort> = errors.iter().map(LoopbackError::port).collect();
         // A port that another program holds is told once; it is tried again at each review.
         for error in errors.iter().filter(|error| !self.applied.closed.contains(&error.port())) {
             warn!(%error, "a node port is not served on 127.0.0.1");
