@@ -57,10 +57,8 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         let printed = printed.trim_end();
         // Some print tables, the others columns.
         let fence = if printed.starts_with('|') { "" } else { "```\n" };
-        let section = format!(
-            "{what}. `cargo xtask bench {name}` on {}:\n\n{fence}{printed}\n{fence}",
-            machine()?
-        );
+        let section =
+            format!("{what}. `cargo xtask bench {name}` on {}:\n\n{fence}{printed}\n{fence}", machine()?);
         record(&path, name, &section)?;
     }
     if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == GATE) {
