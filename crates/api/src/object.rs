@@ -151,14 +151,14 @@ impl Object {
             value.write_to(out);
         };
         for (key, value) in
-            tree.get("metadata").and_then(Value::as_object).into_iter().flat_map(super::value::Map::iter)
+            tree.get("metadata").and_then(Value::as_object).into_iter().flat_map(crate::value::Map::iter)
         {
             if key != "resourceVersion" {
                 member(&mut out, key, value);
             }
         }
         out.push(b'}');
-        for (key, value) in tree.as_object().into_iter().flat_map(super::value::Map::iter) {
+        for (key, value) in tree.as_object().into_iter().flat_map(crate::value::Map::iter) {
             if !matches!(key.as_str(), "metadata" | "apiVersion" | "kind") {
                 out.push(b',');
                 write_string(key, &mut out);
@@ -396,7 +396,8 @@ impl Indexed {
         let text = |value: &Value, key: &str| -> Str {
             value.get(key).and_then(Value::as_str).unwrap_or_default().into()
         };
-        let labels = metadata.get("labels").and_then(Value::as_object).into_iter().flat_map(|map| map.iter());
+        let labels =
+            metadata.get("labels").and_then(Value::as_object).into_iter().flat_map(crate::value::Map::iter);
         let owners = metadata.get("ownerReferences").and_then(Value::as_array).unwrap_or(&[]).iter();
         Self {
             namespace: text(metadata, "namespace"),

@@ -408,10 +408,7 @@ fn gist(key: &Key, object: Option<&Value>) -> String {
             number(&["status", "availableReplicas"]),
             number(&["status", "observedGeneration"]),
             number(&["metadata", "generation"]),
-            object
-                .at(&["spec", "strategy", "rollingUpdate"])
-                .map(|bounds| bounds.to_string())
-                .unwrap_or_default()
+            object.at(&["spec", "strategy", "rollingUpdate"]).map(ToString::to_string).unwrap_or_default()
         ),
         _ => going.to_owned(),
     }
