@@ -8,7 +8,7 @@ start_later() {
 }
 stored_says_so() {
     local kind out; for kind in StatefulSet DaemonSet Job CronJob HorizontalPodAutoscaler Ingress PersistentVolumeClaim PersistentVolume; do
-        within 10 event_says "$kind/later" "Ondol does not serve the kind $kind yet" || return 1
+        event_says "$kind/later" "Ondol does not serve the kind $kind yet" || return 1
         out=$(ondol why "$kind/later" 2>&1); has "$out" "Ondol does not serve the kind $kind yet" && has "$out" '→' || return 1
     done
 }
@@ -35,7 +35,7 @@ unknown_kind_is_told() {
     refused 'no matches for kind "Warm" in version "example.com/v1"' k apply -f "$scratch/unknown.yaml"
 }
 unsupported_field_is_told() {
-    within 20 event_says pod/later 'this node does not support spec.volumes[0].persistentVolumeClaim' || return 1
+    event_says pod/later 'this node does not support spec.volumes[0].persistentVolumeClaim' || return 1
     prints 'remove the field' ondol why pod/later && refused 'does not serve pods/ephemeralcontainers yet' k debug "$(any_pod client)" --image=ondol.local/echo:v1
 }
 point_11() {

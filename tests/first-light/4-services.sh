@@ -91,7 +91,7 @@ without_selector() {
 }
 taken_port_waits() {
     k expose deployment backend --name=second-lb --type=LoadBalancer --port=8888 --target-port=6000 >/dev/null || return 1
-    within 10 event_says service/second-lb 'port 8888/TCP is taken by Service default/backend-lb' || return 1
+    event_says service/second-lb 'port 8888/TCP is taken by Service default/backend-lb' || return 1
     prints '<pending>' k get service second-lb && prints 'port 8888/TCP is taken' ondol why service/second-lb || return 1
     k delete service backend-lb >/dev/null || return 1
     # It gets the port as soon as that is free.

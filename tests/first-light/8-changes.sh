@@ -65,7 +65,7 @@ sets() {
 # The node: kept free, emptied, given back.
 cordon() {
     k cordon "$1" >/dev/null && value_is "node/$1" '{.spec.unschedulable}' true && prints SchedulingDisabled k get node "$1" || return 1
-    k run waits --image=ondol.local/echo:v1 >/dev/null && within 20 event_says pod/waits '1 node(s) were unschedulable' || return 1
+    k run waits --image=ondol.local/echo:v1 >/dev/null && event_says pod/waits '1 node(s) were unschedulable' || return 1
     prints 'kubectl uncordon' ondol why pod/waits && k uncordon "$1" >/dev/null && ready_pod waits && k delete pod waits --wait=false >/dev/null
 }
 drain() { k drain "$1" --ignore-daemonsets --delete-emptydir-data --force --pod-selector=app=backend --timeout="$2"; }
@@ -81,7 +81,7 @@ drain_honours_budget() {
 }
 taints() {
     k taint node "$1" warm=no:NoSchedule >/dev/null && k run averse --image=ondol.local/echo:v1 >/dev/null || return 1
-    within 20 event_says pod/averse 'untolerated taint' && prints 'kubectl taint node' ondol why pod/averse || return 1
+    event_says pod/averse 'untolerated taint' && prints 'kubectl taint node' ondol why pod/averse || return 1
     k run tolerant --image=ondol.local/echo:v1 --overrides='{"spec":{"tolerations":[{"key":"warm","operator":"Exists"},{"key":"out","operator":"Exists"}]}}' >/dev/null && ready_pod tolerant || return 1
     k taint node "$1" warm- >/dev/null && ready_pod averse || return 1
     k taint node "$1" out=now:NoExecute >/dev/null && k wait pod/averse --for=delete --timeout=60s >/dev/null || { k taint node "$1" out-; return 1; }

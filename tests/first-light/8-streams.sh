@@ -17,14 +17,14 @@ logs_previous() {
 }
 logs_since() {
     lines 1 talk -c two --since=1h && lines 0 talk -c two --since-time="$(date -u -d '+1 hour' +%FT%TZ)" || return 1
-    # Once the first lines are older than that.
-    within 10 fewer_are_recent
+    within 10 only_recent_lines
 }
-fewer_are_recent() {
+# What was said first is soon more than a second ago.
+only_recent_lines() {
     local all recent; all=$(k logs talk -c one | grep -c .); recent=$(k logs talk -c one --since=1s | grep -c .)
     [ "$recent" -ge 1 ] && [ "$recent" -lt "$all" ] || because "$recent of $all lines"
 }
-logs_tail() { lines 2 talk -c one --tail=2 && lines 0 talk -c one --tail=0 && equals "$(k logs talk -c one --limit-bytes=3)" one; }
+logs_tail() { lines 2 talk -c one --tail=2 && lines 0 talk -c two --tail=0 && equals "$(k logs talk -c one --limit-bytes=3)" one; }
 logs_timestamps() {
     k logs talk -c two --timestamps | grep -qE '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z two begins$' || because "$(k logs talk -c two --timestamps)"
 }

@@ -51,8 +51,8 @@ ready_is() { value_is "$1" '{.status.readyReplicas}' "$2"; }
 refused() { local wanted=$1 out; shift; out=$("$@" 2>&1) && { because "it was taken: $*"; return 1; }; has "$out" "$wanted"; }
 ready_pod() { k wait "pod/$1" --for=condition=Ready --timeout=50s >/dev/null || because "$(ondol why "pod/$1" 2>&1 | tr '\n' ' ')"; }
 address_of() { value "pod/$1" '{.status.podIP}'; }
-# event_says KIND/NAME WORDS: an Event about it has them.
-event_says() { prints "$2" k events --for "$1" --no-headers; }
+# event_says KIND/NAME WORDS: an Event about it has them. Events are written behind what they tell of.
+event_says() { within 20 prints "$2" k events --for "$1" --no-headers; }
 node_name() { k get nodes -o 'jsonpath={.items[0].metadata.name}'; }
 node_address() { k get nodes -o 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'; }
 any_pod() { k get pods -l "app=$1" --field-selector=status.phase=Running -o 'jsonpath={.items[0].metadata.name}'; }
