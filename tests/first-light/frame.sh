@@ -80,7 +80,9 @@ snapshot() {
     find /sys/fs/cgroup -type d -path "*$instance*" | sort | sed 's/^/cgroup /'
     find / /run /tmp -xdev -maxdepth 6 -path "$scratch" -prune -o -path "*$instance*" -print -prune 2>/dev/null | sort -u
     find /etc -xdev -type f -exec sha256sum {} + | sort | sed 's/^/file /'
-    ps -e -o args= | grep -vE '^(ps -e|bash .*first-light|/.*/first-light.sh|sort|sed |grep |awk |sleep infinity)' | sort | sed 's/^/process /'
+    # Without the tools of this look itself, which stand in brackets while they begin or end.
+    ps -e -o args= | grep -vE '^(ps -e|bash .*first-light|/.*/first-light.sh|sleep infinity|\[?(sort|sed|grep|awk|ps)([] ]|$))' \
+        | sort | sed 's/^/process /'
     lsns --type net --noheadings --output NS | sort | sed 's/^/netns /'
     "$KUBECTL" config view --raw 2>/dev/null
 }
