@@ -21,3 +21,4 @@ pub mod server;
 pub mod services;
 pub mod supported;
 pub mod volume;
+mod words;

@@ -22,6 +22,7 @@ use net::sysctl::Record;
 use tracing::{debug, info, warn};
 
 use crate::context::PodNetwork;
+use crate::words::with_causes;
 
 /// The setting by which the machine routes.
 const FORWARDING: &str = "net/ipv4/ip_forward";
@@ -119,7 +120,7 @@ impl BridgeNetwork {
         match self.0.network.mtu(&self.0.bridge) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(format!("the bridge {} is gone; restart ondol to make it anew", self.0.bridge)),
-            Err(error) => Err(format!("the network cannot be looked at: {}", told(&error))),
+            Err(error) => Err(format!("the network cannot be looked at: {}", with_causes(&error))),
         }
     }
 
@@ -178,7 +179,7 @@ impl PodNetwork for BridgeNetwork {
                     if new {
                         self.release(uid);
                     }
-                    Err(told(&error))
+                    Err(with_causes(&error))
                 }
             }
         }
@@ -246,18 +247,6 @@ async fn blocking<T: Send + 'static>(
             source: error.into(),
         }),
     }
-}
-
-/// An error with what caused it, for events.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn unusable(path: &Path, error: impl ToString) -> NetworkError {

@@ -16,6 +16,7 @@ use crate::pod::quality::{Quality, milli, units};
 use crate::pod::worker::{Desired, RETRY, Worker};
 use crate::probe::{Action, Place};
 use crate::volume;
+use crate::words::with_causes;
 
 /// How long a hook may take if nothing else bounds it.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -98,7 +99,7 @@ impl Worker {
                 ..sandbox::Spec::default()
             })
             .await
-            .map_err(|error| describe(&error))?;
+            .map_err(|error| with_causes(&error))?;
         let ips = if on_host {
             self.context.settings.host_ips.clone()
         } else {
@@ -440,15 +441,4 @@ fn pod_resources(spec: &core::PodSpec) -> Resources {
         pids: None,
         huge_pages: Vec::new(),
     }
-}
-
-/// An error with all its sources, for an event.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::words::with_causes;
 use api::json;
 use api::status::Status;
 use api::value::Value;
@@ -65,7 +66,7 @@ async fn run(
         output: wanted.stdout || wanted.tty,
         errors: wanted.stderr && !wanted.tty,
     };
-    let mut exec = sandbox.exec(spec).await.map_err(|error| told(&error))?;
+    let mut exec = sandbox.exec(spec).await.map_err(|error| with_causes(&error))?;
     let window = match (&exec.output, wanted.tty) {
         (Some(output), true) => output.try_clone().ok(),
         _ => None,
@@ -100,7 +101,7 @@ async fn run(
         (exit, _) = async { tokio::join!(end, outputs) } => exit,
         never = aside => match never {},
     };
-    Ok(exit.map_err(|error| told(&error))?.code)
+    Ok(exit.map_err(|error| with_causes(&error))?.code)
 }
 
 /// Takes part in a container's streams until it ends or the client leaves.
@@ -133,7 +134,7 @@ async fn join(
         output: wanted.stdout,
         errors: wanted.stderr && !wanted.tty,
     };
-    let mut attached = sandbox.attach(spec).await.map_err(|error| told(&error))?;
+    let mut attached = sandbox.attach(spec).await.map_err(|error| with_causes(&error))?;
     let over = base::Stopper::new();
     let ended = over.signal();
     let outputs = futures::future::join(
@@ -232,18 +233,6 @@ fn exited(code: i32) -> Value {
 
 fn failed(what: &str, why: &str) -> Value {
     Status::internal(format_args!("{what}: {why}")).to_value()
-}
-
-/// An error with what caused it.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
