@@ -164,7 +164,7 @@ impl Change<'_> {
         self.split(new, old);
         let manager = self.caller.manager(&self.options.field_manager);
         managed::on_update(kind, new, old, manager, subresource, gate.now())?;
-        self.admit(new, old, stored, storage)?;
+        self.ask(new, old, stored, |attributes| admission::mutate(attributes, storage))?;
         keep_metadata(new, old);
         if subresource == "status" {
             strategy.prepare_status(new, old, &context);
@@ -189,7 +189,7 @@ impl Change<'_> {
         if subresource.is_empty() {
             strategy.warnings(new, Some(old)).into_iter().for_each(|warning| self.caller.warn(warning));
         }
-        self.judge(new, old, stored, storage)?;
+        self.ask(new, old, stored, |attributes| admission::validate(attributes, storage))?;
         managed::settle(new, old);
         if subresource.is_empty() { strategy.allocate(new, Some(old), &context) } else { Ok(Vec::new()) }
     }
@@ -279,28 +279,16 @@ impl Change<'_> {
         }
     }
 
-    fn admit(
+    /// Asks the admission chain, and passes its warnings on.
+    fn ask(
         &self,
         new: &mut Value,
         old: &Value,
         stored: &Arc<Object>,
-        storage: &Storage,
+        chain: impl FnOnce(&mut Attributes<'_>) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let mut warnings = Vec::new();
-        let outcome = admission::mutate(&mut self.attributes(new, old, stored, &mut warnings), storage);
-        warnings.into_iter().for_each(|warning| self.caller.warn(warning));
-        outcome
-    }
-
-    fn judge(
-        &self,
-        new: &mut Value,
-        old: &Value,
-        stored: &Arc<Object>,
-        storage: &Storage,
-    ) -> Result<(), Status> {
-        let mut warnings = Vec::new();
-        let outcome = admission::validate(&self.attributes(new, old, stored, &mut warnings), storage);
+        let outcome = chain(&mut self.attributes(new, old, stored, &mut warnings));
         warnings.into_iter().for_each(|warning| self.caller.warn(warning));
         outcome
     }
