@@ -62,7 +62,8 @@ get_in_pod() { k exec "$1" -- /bin/get "$2"; }
 is_up() { "$ONDOL" --instance "$1" status -o json 2>/dev/null | grep -q '"ready": *true'; }
 
 # terminal COMMAND...: runs it on a terminal of its own, and shows what it wrote there.
-terminal() { timeout 60 script -qefc "$(printf '%q ' "$@")" /dev/null; }
+# `script` has its command run by $SHELL, which need not know our quoting.
+terminal() { SHELL=$BASH timeout 60 script -qefc "$(printf '%q ' "$@")" /dev/null; }
 # background COMMAND...: runs it until `end_background`; what it says goes into $scratch/background.
 background() { timeout 60 "$@" >"$scratch/background" 2>&1 & shadow=$!; }
 background_says() { grep -qE -e "$1" "$scratch/background"; }
