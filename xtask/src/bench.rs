@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: runs benchmarks and records what they print, with the command that repeats it.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,9 @@ pub struct Arguments {
 
 /// Runs benchmarks, each in release, one after the other, and puts their sections into BENCHMARKS.md.
 pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return again_in_release(project);
+    }
     let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE, PODS]).collect();
     if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
@@ -84,6 +88,14 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         record(&path, PODS, &section)?;
     }
     Ok(())
+}
+
+/// Runs this very command once more, with the same words, as a release build: a client that is slower than the
+/// server would be what is measured.
+fn again_in_release(project: &Project) -> Result<()> {
+    let mut cargo = command("cargo", ["run", "--release", "--quiet", "--locked", "--package", "xtask", "--"]);
+    cargo.args(std::env::args_os().skip(1)).current_dir(project.root());
+    Err(cargo.exec()).context("cargo cannot be run")
 }
 
 /// Puts a section into the file of results.

@@ -12,6 +12,8 @@ use super::{Figure, Meter};
 
 /// Watchers of a namespace.
 const WATCHERS: usize = 200;
+/// Watches that share a connection: upstream's server takes no more, and client-go dials again then.
+const STREAMS: usize = 100;
 /// Pods in it, each with a writer of its own.
 const WRITERS: usize = 8;
 /// Changes that each writer makes and every watcher sees.
@@ -19,7 +21,7 @@ const CHANGES: usize = 60;
 /// What is watched.
 const NAMESPACE: &str = "/api/v1/namespaces/kube-public/pods";
 
-/// Watchers on connections of their own, and as streams of one.
+/// Watchers on connections of their own, and as streams of few.
 pub async fn measure(peer: &Peer, clock: &Clock) -> Result<Vec<Figure>> {
     super::requests::fill(peer, NAMESPACE, "watched", WRITERS).await?;
     let request = || peer.request("GET", &format!("{NAMESPACE}?watch=true"), "", Bytes::new());
@@ -32,8 +34,12 @@ pub async fn measure(peer: &Peer, clock: &Clock) -> Result<Vec<Figure>> {
     }
     let first = told(peer, clock, "events to 200 watchers, own connections", bodies, "own").await?;
     drop(own);
-    let (mut sender, mut bodies) = (peer.connect_multiplexed().await?, Vec::new());
-    for _ in 0..WATCHERS {
+    let (mut shared, mut bodies) = (Vec::new(), Vec::new());
+    for number in 0..WATCHERS {
+        if number % STREAMS == 0 {
+            shared.push(peer.connect_multiplexed().await?);
+        }
+        let sender = shared.last_mut().context("no connection")?;
         sender.ready().await?;
         bodies.push(sender.send_request(absolute(request()?)?).await?.into_body());
     }
