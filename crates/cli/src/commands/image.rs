@@ -71,7 +71,11 @@ async fn pull(admin: &Admin, image: &str, credentials: Option<&str>) -> anyhow::
             }
         })
         .await;
-    bar.finish_and_clear();
+    // The whole bar stays to be read, also of a pull that was over before it was drawn; none is left where nothing came.
+    match result.is_ok() && progress.total() > 0 {
+        true => bar.finish(),
+        false => bar.finish_and_clear(),
+    }
     result?;
     println!("{} {} ({})", word(&pulled, "name"), word(&pulled, "manifest"), size(&pulled));
     Ok(())
