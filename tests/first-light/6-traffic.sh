@@ -16,7 +16,7 @@ blue_and_green() {
     stop_load || return 1
     grep -q '"v2"' "$scratch/load" || { because "the new pods never answered"; return 1; }
     # The last connection that was begun and answered by an old pod, against the moment in which the change was acknowledged.
-    last=$(grep '"v1"' "$scratch/load" | tail -n 1 | cut -d' ' -f1)
+    last=$(grep '"v1"' "$scratch/load" | sort -n | tail -n 1 | cut -d' ' -f1)
     [ $(( (${last:-0} - changed) / 1000 )) -le 500 ] || because "an old pod answered $(( (last - changed) / 1000 )) ms later"
 }
 is_v2() { case "$(fetch "$1")" in *'"v2"'*) ;; *) return 1;; esac; }

@@ -9,6 +9,7 @@ failed=0
 reason=""
 # Processes that serve some points, as registries do.
 servants=()
+load=()
 
 # How the house stands: it brings `ondol` and what else differs.
 form="${FIRST_LIGHT_FORM:-together}"
@@ -114,7 +115,7 @@ traces_of() {
 }
 
 clean_up() {
-    [ -n "${load:-}" ] && kill "$load" 2>/dev/null
+    [ ${#load[@]} -eq 0 ] || kill "${load[@]}" 2>/dev/null
     [ ${#servants[@]} -eq 0 ] || end_servants
     [ -n "${listener:-}" ] && kill "$listener" 2>/dev/null
     ondol down --wipe --yes >"$scratch/wipe" 2>&1
@@ -122,21 +123,32 @@ clean_up() {
     rm -rf "$scratch"
 }
 
-# Asks $1 all the time; counts answers and failures until stop_load.
+# Asks $1 all the time, by several at once; counts answers and failures until stop_load. It is under way when this ends.
 start_load() {
     : >"$scratch/load"
-    ( while :; do
-        # When it began, in microseconds; what came.
-        began=${EPOCHREALTIME/./}
-        curl -s -o "$scratch/load.body" --max-time 5 -w "$began %{http_code} " "$1" >>"$scratch/load"
-        grep -o '"version": *"[^"]*"' "$scratch/load.body" >>"$scratch/load" || echo >>"$scratch/load"
-    done ) &
-    load=$!
+    load=()
+    local asker
+    for asker in 1 2 3; do
+        ask_on "$1" "$scratch/load.body.$asker" & load+=($!)
+    done
+    within 10 has_asked 10
 }
+# One line each time: when it began, in microseconds; the status; which version answered.
+ask_on() {
+    local began status
+    while :; do
+        began=${EPOCHREALTIME/./}
+        status=$(curl -s -o "$2" --max-time 5 -w '%{http_code}' "$1")
+        echo "$began $status $(grep -o '"version": *"[^"]*"' "$2")" >>"$scratch/load"
+    done
+}
+has_asked() { [ "$(wc -l <"$scratch/load")" -ge "$1" ] || because "only $(wc -l <"$scratch/load") requests were made"; }
 stop_load() {
-    kill "$load" 2>/dev/null; wait "$load" 2>/dev/null; load=""
-    local all bad
+    # A change may be done before many have asked: what it did to those after it counts too.
+    local all bad so_far; so_far=$(wc -l <"$scratch/load")
+    within 10 has_asked $((so_far + 20)); local asked=$?
+    kill "${load[@]}" 2>/dev/null; wait "${load[@]}" 2>/dev/null; load=()
+    [ "$asked" -eq 0 ] || return 1
     all=$(wc -l <"$scratch/load"); bad=$(grep -vc '^[0-9]* 200 ' "$scratch/load")
-    [ "$all" -gt 10 ] || { because "only $all requests were made"; return 1; }
     [ "$bad" -eq 0 ] || because "$bad of $all requests failed: $(grep -v '^[0-9]* 200 ' "$scratch/load" | cut -d' ' -f2 | sort | uniq -c | tr '\n' ' ')"
 }
