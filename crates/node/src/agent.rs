@@ -64,6 +64,12 @@ impl Agent {
             let (api, clock, stop) = feeding;
             mirror.run(&*api, &clock, &stop).await;
         });
+        let (agent, ended, jumps) = (self.clone(), stop.clone(), context.clock.jumps());
+        context.tasks.spawn("tokens after the clock was set", async move {
+            while ended.or(jumps.next()).await.is_some() {
+                agent.workers().iter().for_each(Worker::renew_tokens);
+            }
+        });
         let agent = self.clone();
         context.tasks.spawn("agent", async move {
             if stop.or(agent.pods.synced()).await.is_some() {

@@ -88,6 +88,7 @@ impl Registration {
     pub async fn run(self, tasks: &Tasks, stop: Stop) {
         let gone = self.watch_own(tasks, &stop);
         let mut told: Option<Told> = None;
+        let jumps = self.clock.jumps();
         while !stop.is_stopped() {
             if let Err(error) = self.tell(&mut told).await {
                 // Not found: someone deleted the Node. The next round makes it again.
@@ -102,6 +103,8 @@ impl Registration {
             let next = async {
                 tokio::select! {
                     () = self.clock.sleep(INTERVAL) => false,
+                    // By a clock that was set, the last heartbeat may be old.
+                    () = jumps.next() => false,
                     () = gone.notified() => true,
                 }
             };

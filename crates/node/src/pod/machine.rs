@@ -198,7 +198,7 @@ fn ready(part: Part, step: Step, now: Timestamp, next: &mut Next) -> bool {
         Part::Busy => {}
         Part::Missing => next.steps.push(step),
         Part::Failed(retry_at) => {
-            if retry_at <= now {
+            if is_due(retry_at, now) {
                 next.steps.push(step);
             } else {
                 next.wake_in(until(retry_at, now));
@@ -223,7 +223,9 @@ fn advance(container: &Container, seen: &ContainerSeen, now: Timestamp, next: &m
             if seen.busy {
                 return false;
             }
-            if let Some(due) = other.and_then(|attempt| due(attempt, seen.streak)).filter(|due| *due > now) {
+            if let Some(due) =
+                other.and_then(|attempt| due(attempt, seen.streak)).filter(|due| !is_due(*due, now))
+            {
                 next.wake_in(until(due, now));
                 return false;
             }
@@ -313,6 +315,12 @@ fn end(wanted: &Wanted, seen: &Seen, grace: Duration, next: &mut Next) {
     if first.is_empty() && !busy && there {
         next.steps.push(Step::Dismantle);
     }
+}
+
+/// Whether it is time. Nothing is put off for longer than the longest wait: what seems to be was put off before the
+/// clock was set back.
+pub fn is_due(at: Timestamp, now: Timestamp) -> bool {
+    at <= now || until(at, now) > BACKOFF_LONGEST
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {
@@ -411,6 +419,17 @@ mod tests {
         assert_eq!(backoff(40), BACKOFF_LONGEST);
         let long = Some(Attempt::Ended { code: 1, started_at: at(0), finished_at: at(700) });
         assert_eq!(next(&wanted, &seen(&[("a", long, 7)]), at(700)).steps, [start("a", 8)]);
+    }
+
+    #[test]
+    fn what_was_put_off_before_the_clock_was_set_back_is_not_put_off_for_longer() {
+        let wanted = wanted(&[("a", Role::Main, Restart::Always)]);
+        let crashed = seen(&[("a", ended(1, 10_000), 3)]);
+        assert_eq!(next(&wanted, &crashed, at(10_001)).steps, []);
+        assert_eq!(next(&wanted, &crashed, at(10_000 - 3600)).steps, [start("a", 4)]);
+        let failed = Seen { volumes: Part::Failed(at(10_000)), ..Seen::default() };
+        assert_eq!(next(&wanted, &failed, at(9_998)).steps, []);
+        assert_eq!(next(&wanted, &failed, at(10_000 - 3600)).steps, [Step::PrepareVolumes]);
     }
 
     /// A container that ends a second after each start, under a clock that jumps from one wake to the next.

@@ -80,6 +80,12 @@ impl Worker {
         tokio::task::spawn_blocking(work).await.map_err(failed)?
     }
 
+    /// Has all tokens asked for anew: by a clock that was set, they may have ended, or not begun.
+    pub fn renew_tokens(self: &Arc<Self>) {
+        self.live().tokens.clear();
+        self.refresh();
+    }
+
     /// The tokens of projected volumes; those near their end are asked for anew, and a task renews them in time.
     async fn fetch_tokens(
         self: &Arc<Self>,

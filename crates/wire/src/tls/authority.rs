@@ -91,6 +91,8 @@ impl Authority {
             KeyUsagePurpose::KeyCertSign,
         ];
         set_validity(&mut params, now, AUTHORITY_LIFETIME)?;
+        // The day when it was made says nothing: a clock that is set back behind it must not make all else invalid.
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1);
         let certificate_pem = params.self_signed(&key)?.pem();
         Self::from_pem(&certificate_pem, &key.serialize_pem())
     }
@@ -214,6 +216,8 @@ mod tests {
         let first = Authority::load_or_create(folder.path(), "ca", now()).unwrap();
         let second = Authority::load_or_create(folder.path(), "ca", now()).unwrap();
         assert_eq!(first.certificate_pem(), second.certificate_pem());
+        let made = PeerIdentity::of_pem(first.certificate_pem()).unwrap();
+        assert_eq!(made.not_before.as_second(), 0, "whatever a clock says, it holds already");
         let key = folder.path().join("ca.key");
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::remove_file(&key).unwrap();

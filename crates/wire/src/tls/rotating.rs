@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Authority, Error, Leaf, Presented};
 
-/// The clock is looked at this often, so that a jump of the wall clock is noticed soon.
+/// The clock is looked at this often, where the kernel does not tell that it was set.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 const RETRY_INITIAL: Duration = Duration::from_secs(1);
 const RETRY_CEILING: Duration = Duration::from_secs(60);
@@ -40,7 +40,14 @@ impl Rotating {
     pub async fn run(mut self, stop: Stop) {
         let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_CEILING);
         let mut wait = LOOK_EVERY;
-        while stop.or(self.clock.sleep(wait)).await.is_some() {
+        let (clock, jumps) = (self.clock.clone(), self.clock.jumps());
+        let woken = async |wait| {
+            tokio::select! {
+                () = clock.sleep(wait) => {}
+                () = jumps.next() => {}
+            }
+        };
+        while stop.or(woken(wait)).await.is_some() {
             wait = LOOK_EVERY.min(self.leaf.lifetime / 3);
             if !is_due(self.issued, self.leaf.lifetime, self.clock.now()) {
                 continue;
