@@ -25,6 +25,9 @@ pub struct Arguments {
     /// The user's home, where .kube/config lies
     #[arg(long, global = true, env = "HOME", hide = true)]
     pub home: Option<PathBuf>,
+    /// Where the service manager that has started us wants to hear how far we are
+    #[arg(long, global = true, env = "NOTIFY_SOCKET", hide = true)]
+    pub notify_socket: Option<String>,
     /// This is the process that `up` has put into the background
     #[arg(long, global = true, env = DETACHED, hide = true)]
     pub detached: bool,

@@ -60,6 +60,27 @@ pub fn path(variable: Option<&str>, home: &Path) -> PathBuf {
         .unwrap_or_else(|| home.join(".kube").join("config"))
 }
 
+/// Whether an entry can be added, before anything is begun that would need it. Changes nothing.
+pub fn check(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let malformed = |reason| Error::Malformed { path: path.to_owned(), reason };
+            Text::read(&text).map_err(malformed)?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // It is replaced, not written over, so that its folder counts: the nearest one that is there.
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = place.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+    }
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| failed(error.into()))
+}
+
 /// Adds `entry`, or brings it up to date, and makes it current.
 pub fn add(path: &Path, entry: &Entry) -> Result<(), Error> {
     change(path, |text| with_entry(text, entry))

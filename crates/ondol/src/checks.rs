@@ -47,8 +47,16 @@ pub fn kernel() -> anyhow::Result<()> {
     if !mounts.lines().any(|line| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"))) {
         bail!("no cgroups are mounted: mount cgroup2 at /sys/fs/cgroup");
     }
-    net::link::Network::open(&net::instance::Instance::new("check")?)
+    let network = net::link::Network::open(&net::instance::Instance::new("check")?)
         .context("the kernel has no rtnetlink for bridge and veth: enable CONFIG_BRIDGE and CONFIG_VETH")?;
+    for kind in ["bridge", "veth"] {
+        if !network.knows(kind).unwrap_or(true) {
+            let option = kind.to_uppercase();
+            bail!(
+                "the kernel has no {kind} links: load them (\"modprobe {kind}\") or enable CONFIG_{option}"
+            );
+        }
+    }
     let rules = net::instance::Instance::new("check")
         .map_err(anyhow::Error::from)
         .and_then(|instance| Ok(net::rules::Rules::open(&instance)?.loaded().map(|_| ())?));
@@ -115,6 +123,9 @@ pub fn ranges(layout: &Layout, facts: &Facts) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a new instance needs of its disk to begin with, in bytes: the images that it carries, keys, and a log.
+const FIRST_BYTES: u64 = 16 << 20;
+
 /// Whether the data folder can hold writable layers: tries it. What was made for that goes again if it cannot.
 pub fn data(layout: &Layout) -> anyhow::Result<()> {
     layout.refuse_foreign()?;
@@ -129,6 +140,7 @@ pub fn data(layout: &Layout) -> anyhow::Result<()> {
 
 fn data_in(layout: &Layout) -> anyhow::Result<()> {
     let folder = layout.data.join(".check");
+    let is_new = layout.is_new();
     std::fs::create_dir_all(&layout.data).with_context(|| {
         format!("{} cannot be made; choose another place with --data-dir", layout.data.display())
     })?;
@@ -140,9 +152,21 @@ fn data_in(layout: &Layout) -> anyhow::Result<()> {
             format!("{} cannot be written; choose another place with --data-dir", layout.data.display())
         })?;
     }
+    let free = rustix::fs::statvfs(&layout.data).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
     let result = try_overlay(&folder);
     let _ = std::fs::remove_dir_all(&folder);
+    if is_new && free < FIRST_BYTES {
+        bail!(
+            "the disk of {} is full: {} KiB are left, and {} MiB are needed to begin; make room, or choose another \
+             place with --data-dir",
+            layout.data.display(),
+            free >> 10,
+            FIRST_BYTES >> 20
+        );
+    }
     match result {
+        // What has run here before may run on: it reads, and tells of each write that the disk is full.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(()),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => bail!(
             "the kernel has no overlay file system: load it (\"modprobe overlay\") or enable CONFIG_OVERLAY_FS"
         ),
@@ -214,6 +238,13 @@ mod tests {
     fn this_machine_passes() {
         root().unwrap();
         kernel().unwrap();
+    }
+
+    #[test]
+    fn a_kind_of_link_that_the_kernel_lacks_is_found_out() {
+        let network = net::link::Network::open(&net::instance::Instance::new("check").unwrap()).unwrap();
+        assert!(network.knows("veth").unwrap() && network.knows("bridge").unwrap());
+        assert!(!network.knows("nothing").unwrap());
     }
 
     #[test]

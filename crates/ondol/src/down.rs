@@ -19,7 +19,7 @@ use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::run::longest_end;
 use crate::turn::Turn;
-use crate::up::holder;
+use crate::up::{holder, kubeconfig_path};
 
 /// How often a process that ends is looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -172,6 +172,27 @@ fn wipe(
     Ok(())
 }
 
+/// Takes back what a first start has made that came to nothing, as far as that can be done: why it came to nothing is
+/// what the user has to know.
+pub fn undo(layout: &Layout, clock: &Clock) {
+    let facts = Facts::read(&layout.run.join("instance.json")).ok().flatten();
+    for path in facts.into_iter().flat_map(|facts| facts.kubeconfigs) {
+        let _ = kubeconfig::remove(&path, &layout.context());
+    }
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let _ = runtime.block_on(end_sandboxes(layout, clock));
+    }
+    let _ = node::network::wipe(&layout.instance, &layout.network_record());
+    let _ = remove(&layout.run);
+    for path in layout.data_entries() {
+        let _ = remove(&path);
+    }
+    // Also the common folders, if nothing else is in them.
+    for folder in std::iter::once(layout.data.as_path()).chain(Layout::roots()) {
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
 /// Removes our context from every kubeconfig that has it.
 fn forget_contexts(
     arguments: &Arguments,
@@ -179,9 +200,8 @@ fn forget_contexts(
     facts: Option<&Facts>,
     steps: &mut Steps,
 ) -> anyhow::Result<()> {
-    let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
     let mut configs = facts.map(|facts| facts.kubeconfigs.clone()).unwrap_or_default();
-    configs.push(kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home));
+    configs.push(kubeconfig_path(arguments)?);
     configs.sort();
     configs.dedup();
     for path in configs {

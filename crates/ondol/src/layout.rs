@@ -89,6 +89,11 @@ impl Layout {
         Ok(())
     }
 
+    /// Whether the data folder holds nothing of an instance yet.
+    pub fn is_new(&self) -> bool {
+        self.data_entries().all(|path| !path.exists())
+    }
+
     /// What of the data folder is the instance's own.
     pub fn data_entries(&self) -> impl Iterator<Item = PathBuf> {
         DATA_ENTRIES.iter().map(|name| self.data.join(name))

@@ -9,6 +9,7 @@ mod facts;
 mod invitation;
 mod layout;
 mod log;
+mod notify;
 mod run;
 mod salvage;
 mod server;
@@ -104,16 +105,20 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
     checks::alone(&layout)?;
     let nodes =
         options.nodes.iter().map(|node| invitation::parse_node(node)).collect::<Result<Vec<_>, _>>()?;
+    let kubeconfig = (!options.no_kubeconfig).then(|| up::kubeconfig_path(arguments)).transpose()?;
+    if let Some(path) = &kubeconfig {
+        cli::kubeconfig::check(path)?;
+    }
     let facts = facts::Facts::load_or_choose(&layout, &options.ranges)?;
     checks::ranges(&layout, &facts)?;
     checks::port(facts.api_port)?;
     layout.make()?;
     facts.write(&layout)?;
-    if !options.no_kubeconfig {
-        up::remember(arguments, &layout, facts.clone(), options.advertise_address, clock)?;
+    if let Some(path) = &kubeconfig {
+        up::remember(path, &layout, facts.clone(), options.advertise_address, clock)?;
     }
     let role = run::Role::Server { advertised: options.advertise_address, nodes };
-    run::run(&layout, Some(&facts), role, clock)
+    run::run(&layout, Some(&facts), role, clock, &manager(arguments))
 }
 
 fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result<()> {
@@ -143,5 +148,10 @@ fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result
         kubeconfig: Box::new(kubeconfig),
         address: options.node_ip,
     };
-    run::run(&layout, None, role, clock)
+    run::run(&layout, None, role, clock, &manager(arguments))
+}
+
+/// The service manager that has started us, if one has.
+fn manager(arguments: &Arguments) -> notify::Manager {
+    notify::Manager::at(arguments.notify_socket.clone())
 }

@@ -19,6 +19,7 @@ use crate::agent::{Node, Serving, Wishes};
 use crate::facts::Facts;
 use crate::invitation::{self, Invitation};
 use crate::layout::Layout;
+use crate::notify::Manager;
 use crate::server::{Addresses, DRAIN, Ground, Server, first_bridge};
 
 /// Threads of the runtime of names and loopback ports.
@@ -69,11 +70,17 @@ impl Role {
 }
 
 /// Runs until a signal or `down` ends it. `facts` are not there for an agent.
-pub fn run(layout: &Layout, facts: Option<&Facts>, role: Role, clock: &Clock) -> anyhow::Result<()> {
+pub fn run(
+    layout: &Layout,
+    facts: Option<&Facts>,
+    role: Role,
+    clock: &Clock,
+    manager: &Manager,
+) -> anyhow::Result<()> {
     let _lock = lock(layout)?;
     let control = runtime("ondol", None)?;
     let packets = runtime("packets", Some(PACKET_THREADS))?;
-    let result = control.block_on(live(layout, facts, role, clock, packets.handle()));
+    let result = control.block_on(live(layout, facts, role, clock, manager, packets.handle()));
     packets.shutdown_timeout(SHUTDOWN);
     control.shutdown_timeout(SHUTDOWN);
     let _ = std::fs::remove_file(layout.admin_socket());
@@ -113,6 +120,7 @@ async fn live(
     facts: Option<&Facts>,
     role: Role,
     clock: &Clock,
+    manager: &Manager,
     packets: &Handle,
 ) -> anyhow::Result<()> {
     let stopper = Stopper::new();
@@ -126,7 +134,7 @@ async fn live(
     let asked = Stopper::new();
     let (ending, ended) = (asked.clone(), asked.signal());
     let admin = Admin::start(layout, role.name(), &ground, progress, Arc::new(move || ending.stop()))?;
-    let mut told = Told { teller, clock: clock.clone(), last: clock.monotonic() };
+    let mut told = Told { teller, manager: manager.clone(), clock: clock.clone(), last: clock.monotonic() };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let started = tokio::select! {
@@ -149,6 +157,7 @@ async fn live(
         Some(Err(error)) => (None, Err(error)),
         None => (None, Ok(())),
     };
+    manager.stopping();
     if let Some(parts) = &parts {
         if let Some(node) = &parts.node {
             node.stop().await;
@@ -167,9 +176,10 @@ async fn live(
     result
 }
 
-/// Tells of steps.
+/// Tells of steps: who has typed the command, and the service manager.
 struct Told {
     teller: watch::Sender<Progress>,
+    manager: Manager,
     clock: Clock,
     last: Duration,
 }
@@ -180,11 +190,13 @@ impl Told {
         let took = now.saturating_sub(self.last).as_millis();
         self.last = now;
         tracing::info!(milliseconds = took, "{step}");
+        self.manager.status(&step);
         self.teller.send_modify(|progress| progress.steps.push((step, took)));
     }
 
     fn ready(&self) {
         self.teller.send_modify(|progress| progress.ready = true);
+        self.manager.ready();
     }
 }
 

@@ -20,12 +20,15 @@ impl Turn {
     pub fn take(layout: &Layout) -> anyhow::Result<Self> {
         let path = layout.turn();
         let failed = || format!("{} cannot be used", path.display());
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(failed)?;
-        }
         loop {
-            let file =
-                File::options().create(true).truncate(false).write(true).open(&path).with_context(failed)?;
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).with_context(failed)?;
+            }
+            let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+                // Who had it has just removed the folder.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.with_context(failed)?,
+            };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 eprintln!("another command of instance {} is at work; waiting for it", layout.instance);
                 flock(&file, FlockOperation::LockExclusive).with_context(failed)?;
@@ -49,6 +52,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // Another command may have removed the folder; then nothing is left of the file either.
         let _ = std::fs::remove_file(&self.path);
+        if let Some(folder) = self.path.parent() {
+            // Ours if nothing else is in it.
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 }
 

@@ -15,8 +15,10 @@ use cli::steps::Steps;
 use serde_json::{Value, json};
 
 use crate::checks;
+use crate::down::undo;
 use crate::facts::Facts;
 use crate::layout::Layout;
+use crate::notify::Manager;
 use crate::run::{Role, run};
 use crate::turn::Turn;
 
@@ -39,18 +41,36 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     if arguments.detached {
         // The command that has started us has the turn.
         let facts = prepare(&layout, options, clock)?;
-        return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
+        leave_session(&layout);
+        return run(
+            &layout,
+            Some(&facts),
+            Role::Up { node, address: options.node_ip },
+            clock,
+            &Manager::default(),
+        );
+    }
+    let kubeconfig = (!options.no_kubeconfig).then(|| kubeconfig_path(arguments)).transpose()?;
+    if let Some(path) = &kubeconfig {
+        kubeconfig::check(path)?;
     }
     let turn = Turn::take(&layout)?;
     if options.foreground {
         checks::alone(&layout)?;
+        let is_new = layout.is_new();
         let facts = prepare(&layout, options, clock)?;
-        if !options.no_kubeconfig {
-            remember(arguments, &layout, facts.clone(), None, clock)?;
+        if let Some(path) = &kubeconfig {
+            remember(path, &layout, facts.clone(), None, clock)?;
         }
         // From here on the instance's own lock tells that it runs.
         turn.end();
-        return run(&layout, Some(&facts), Role::Up { node, address: options.node_ip }, clock);
+        let manager = Manager::at(arguments.notify_socket.clone());
+        let role = Role::Up { node, address: options.node_ip };
+        return run(&layout, Some(&facts), role, clock, &manager).inspect_err(|_| {
+            if is_new {
+                undo(&layout, clock)
+            }
+        });
     }
     if let Some(status) = runtime.block_on(running(&admin, clock)) {
         println!(
@@ -59,10 +79,14 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
             status["pid"],
             status["server"].as_str().unwrap_or("no API here")
         );
+        if let Some(path) = kubeconfig.filter(|_| status["role"] == "up") {
+            again(&path, layout, clock)?;
+        }
         turn.end();
         return Ok(());
     }
     let mut steps = Steps::new(clock);
+    let is_new = layout.is_new();
     let facts = prepare(&layout, options, clock)?;
     steps.done("the machine has what is needed");
     let mut child = spawn(&layout)?;
@@ -71,20 +95,46 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         clock.timeout(wait, follow(&admin, &layout, &mut child, clock)).await
     });
     match waited {
-        Some(result) => result?,
+        Some(result) => result.inspect_err(|_| {
+            if is_new {
+                undo(&layout, clock)
+            }
+        })?,
         None => bail!(
             "not everything is ready after {} seconds; it goes on in the background: \"ondol logs -f\" shows it",
             options.wait
         ),
     }
-    if !options.no_kubeconfig {
+    if let Some(path) = kubeconfig {
         let mut steps = Steps::new(clock);
-        let path = remember(arguments, &layout, facts, None, clock)?;
+        remember(&path, &layout, facts, None, clock).context("all is up, but kubectl does not know of it")?;
         steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
     }
     turn.end();
     println!("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
     Ok(())
+}
+
+/// The file in use now may be another one than at the first `up`, or have lost our context since.
+fn again(path: &Path, mut layout: Layout, clock: &Clock) -> anyhow::Result<()> {
+    // It may run with a place of its own, which only its first `up` was told.
+    let Some(facts) = Facts::read(&layout.run.join("instance.json"))? else { return Ok(()) };
+    layout.data.clone_from(&facts.data_dir);
+    remember(path, &layout, facts, None, clock)?;
+    println!("context {} is current in {}", layout.context(), path.display());
+    Ok(())
+}
+
+/// Leaves the session in which `up` was typed, for the machine may end what a session leaves behind. Where that cannot
+/// be done, nobody manages sessions by groups either.
+fn leave_session(layout: &Layout) {
+    let root = layout.cgroup_root();
+    // It takes a while, for which nobody has to wait.
+    std::thread::spawn(move || {
+        if let Err(error) = sandbox::leave_session(&root) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the session could not be left");
+        }
+    });
 }
 
 /// What the running instance says of itself; `None` if there is none. One that was just killed still takes
@@ -196,24 +246,28 @@ fn died(layout: &Layout, status: &str) -> anyhow::Error {
     anyhow::anyhow!("the background process ended ({status}); its last words:\n{}", tail.join("\n"))
 }
 
+/// The user's kubeconfig.
+pub fn kubeconfig_path(arguments: &Arguments) -> anyhow::Result<PathBuf> {
+    let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
+    let path = kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home);
+    std::path::absolute(&path).context("KUBECONFIG cannot be used")
+}
+
 /// Writes our context into the user's kubeconfig, and remembers where. A server that is reached at an address of its
 /// own is written down with that, so that kubectl may be in another network namespace than the server.
 pub fn remember(
-    arguments: &Arguments,
+    path: &Path,
     layout: &Layout,
     mut facts: Facts,
     advertised: Option<IpAddr>,
     clock: &Clock,
-) -> anyhow::Result<PathBuf> {
-    let home = arguments.home.clone().unwrap_or_else(|| PathBuf::from("/root"));
-    let path = kubeconfig::path(arguments.kubeconfig_path.as_deref(), &home);
-    let path = std::path::absolute(&path)?;
+) -> anyhow::Result<()> {
     let authority = wire::tls::Authority::load_or_create(&layout.keys(), "ca", clock.now())?;
     let program = std::env::current_exe().context("cannot find our own program")?;
     let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let mut command =
         vec![program, "credential".to_owned(), "--instance".to_owned(), layout.instance.name().to_owned()];
-    if arguments.data_dir.is_some() {
+    if layout.data != Layout::new(layout.instance.name(), None)?.data {
         command.extend(["--data-dir".to_owned(), layout.data.display().to_string()]);
     }
     let address = advertised.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -223,12 +277,12 @@ pub fn remember(
         authority_pem: authority.certificate_pem().to_owned(),
         command,
     };
-    if !facts.kubeconfigs.contains(&path) {
-        facts.kubeconfigs.push(path.clone());
+    if !facts.kubeconfigs.iter().any(|known| known == path) {
+        facts.kubeconfigs.push(path.to_owned());
         facts.write(layout)?;
     }
-    kubeconfig::add(&path, &entry)?;
-    Ok(path)
+    kubeconfig::add(path, &entry)?;
+    Ok(())
 }
 
 /// The process id in the lock, if somebody holds it.

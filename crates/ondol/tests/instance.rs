@@ -60,6 +60,20 @@ impl Instance {
         text
     }
 
+    /// A second `up` in a shell that has another `KUBECONFIG`, and that was not told where the data lies.
+    fn another_kubeconfig_gets_the_context_too(&self) {
+        let other = self.folder.path().join("other");
+        let mut up = Command::new(env!("CARGO_BIN_EXE_ondol"));
+        let output = up.args(["--instance", &self.name, "up"]).env("KUBECONFIG", &other).output();
+        let output = output.expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("already runs"), "{said}");
+        let read = |path: &Path| std::fs::read_to_string(path).expect("a kubeconfig");
+        let context = format!("current-context: ondol-{}\n", self.name);
+        assert!(said.contains("other") && read(&other).contains(&context), "{said}");
+        assert_eq!(read(&other), read(&self.kubeconfig()), "the same entry in both");
+    }
+
     fn client(&self) -> Arc<dyn Api> {
         let config = Kubeconfig::read(&self.kubeconfig(), None).expect("the context that up wrote");
         Arc::new(Client::new(&config, &Clock::system(), &Tasks::new()).expect("a client"))
@@ -130,8 +144,13 @@ fn is_ready(pod: &Value) -> bool {
     })
 }
 
-/// Watches pods until `count` have been seen ready.
-async fn ready_pods(api: &Arc<dyn Api>, count: usize) {
+fn restarts(pod: &Value) -> Option<i64> {
+    pod.array_at(&["status", "containerStatuses"]).first()?.int_at(&["restartCount"])
+}
+
+/// Watches pods until `count` have been seen ready that began again so often: what they were before stands in their
+/// status until the node has looked.
+async fn ready_pods(api: &Arc<dyn Api>, count: usize, began_again: i64) {
     let watch = Watch {
         collection: Collection::new(&PODS, "default"),
         label_selector: "app=echo".into(),
@@ -145,8 +164,11 @@ async fn ready_pods(api: &Arc<dyn Api>, count: usize) {
         let mut ready = std::collections::BTreeSet::new();
         while ready.len() < count {
             match events.next().await.expect("the watch goes on").expect("an event") {
-                WatchEvent::Added(pod) | WatchEvent::Modified(pod) if is_ready(&pod.to_tree()) => {
-                    ready.insert(pod.name().to_owned());
+                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                    let tree = pod.to_tree();
+                    if is_ready(&tree) && restarts(&tree) == Some(began_again) {
+                        ready.insert(pod.name().to_owned());
+                    }
                 }
                 _ => {}
             }
@@ -161,10 +183,11 @@ async fn an_instance_serves_a_client_and_leaves_no_trace() {
     let steps = instance.succeeds(&["up"]);
     assert!(steps.contains("✓ node") && steps.contains("is Ready"), "{steps}");
     assert!(instance.succeeds(&["up"]).contains("already runs"));
+    instance.another_kubeconfig_gets_the_context_too();
     let api = instance.client();
 
     api.create(&DEPLOYMENTS, "default", &deployment(2)).await.expect("a deployment");
-    ready_pods(&api, 2).await;
+    ready_pods(&api, 2, 0).await;
     let status: serde_json::Value =
         serde_json::from_str(&instance.succeeds(&["status", "-o", "json"])).unwrap();
     assert_eq!((&status["pods"]["ready"], &status["node"]["ready"]), (&2.into(), &true.into()), "{status}");
@@ -176,12 +199,9 @@ async fn an_instance_serves_a_client_and_leaves_no_trace() {
     let again = instance.succeeds(&["up"]);
     assert!(again.contains("is Ready"), "{again}");
     let api = instance.client();
-    ready_pods(&api, 2).await;
-    let pods = api.list(&PODS, "default").await.expect("pods");
-    for pod in &pods.items {
-        let count = pod.to_tree().array_at(&["status", "containerStatuses"])[0].int_at(&["restartCount"]);
-        assert_eq!(count, Some(1), "the same pods come back, and say that they began again");
-    }
+    // The same pods come back, and say that they began again.
+    ready_pods(&api, 2, 1).await;
+    assert_eq!(api.list(&PODS, "default").await.expect("pods").items.len(), 2);
     instance.succeeds(&["down", "--wipe", "--yes"]);
     assert_eq!(instance.traces(), Vec::<String>::new());
 }
@@ -222,7 +242,7 @@ async fn a_dead_server_with_damaged_data_is_wiped() {
     instance.succeeds(&["up"]);
     let api = instance.client();
     api.create(&DEPLOYMENTS, "default", &deployment(1)).await.expect("a deployment");
-    ready_pods(&api, 1).await;
+    ready_pods(&api, 1, 0).await;
     let lock = format!("/run/ondol/{}/lock", instance.name);
     let pid: i32 = std::fs::read_to_string(lock).unwrap().trim().parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();

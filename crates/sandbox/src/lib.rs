@@ -30,7 +30,7 @@ pub mod users;
 
 pub use cgroup::stats::Usage;
 pub use error::{Error, StartError};
-pub use manager::{Adopted, Config, Remains, Sandboxes};
+pub use manager::{Adopted, Config, Remains, Sandboxes, leave_session};
 pub use sandbox::{Attached, Exec, Overhead, Sandbox, Started};
 pub use spec::{
     AttachSpec, Attempt, ContainerSpec, Device, ExecSpec, IdMap, IdMaps, Limit, Log, Mount, MountSource,

@@ -31,6 +31,8 @@ const SOCKET_FILE: &str = "socket";
 const SHM_DIRECTORY: &str = "shm";
 /// Where containers mount their roots, each in a mount namespace of its own.
 const ROOT_DIRECTORY: &str = "root";
+/// The group of the process that has started the sandboxes, if it has left its session.
+const SERVER_LEAF: &str = "server";
 /// How long a pod process may take to answer its first request.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of `/dev/shm` when none is given, as other runtimes do.
@@ -56,6 +58,12 @@ pub(crate) struct Shared {
     pub tasks: Tasks,
     pub tree: Tree,
     program: Program,
+}
+
+/// Takes this process out of the groups by which sessions are managed, into a leaf of the instance's own, so that it does
+/// not end with the session that it was started in. What limits the session goes on to limit it.
+pub fn leave_session(cgroup_root: &str) -> Result<(), Error> {
+    Tree::detect(cgroup_root)?.enter(SERVER_LEAF)
 }
 
 /// What was found of an earlier agent's sandbox.

@@ -25,6 +25,7 @@ const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -87,6 +88,15 @@ pub(super) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u3
         m.attribute(IFLA_ADDRESS, &mac);
         m.u32(IFLA_MTU, mtu);
         m.nested(IFLA_LINKINFO, |m| m.string(IFLA_INFO_KIND, "bridge"));
+    });
+}
+
+/// Asks for a link with more queues than there may be. The kernel looks for the kind first, and loads its module.
+pub(super) fn ask_for_kind(batch: &mut Batch, kind: &str) {
+    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    batch.message(RTM_NEWLINK, flags, &link_header(0, 0, 0), |m| {
+        m.u32(IFLA_NUM_TX_QUEUES, u32::MAX);
+        m.nested(IFLA_LINKINFO, |m| m.string(IFLA_INFO_KIND, kind));
     });
 }
 

@@ -123,6 +123,19 @@ impl Network {
         Ok(Self { instance: instance.clone(), socket, ipv6: Path::new("/proc/sys/net/ipv6").exists() })
     }
 
+    /// Whether the kernel can make links of this kind; makes none.
+    pub fn knows(&self, kind: &str) -> Result<bool, LinkError> {
+        let mut socket = self.lock();
+        let mut batch = socket.batch();
+        messages::ask_for_kind(&mut batch, kind);
+        match socket.execute(&batch, &format!("ask for links of kind {kind}")) {
+            Err(error) if error.is(Errno::OPNOTSUPP) => Ok(false),
+            // The rest of the wish was looked at, so that the kind was found.
+            Err(NetlinkError::Refused { .. }) | Ok(()) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Makes the bridge, or brings the one that exists to `spec`: its addresses are exactly those of `spec`.
     pub fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Bridge, LinkError> {
         let name = self.instance.bridge();

@@ -92,6 +92,17 @@ impl Layout {
         self.limiting().map(|hierarchy| hierarchy.mount.as_path()).chain(self.unified()).collect()
     }
 
+    /// The trees by which a service manager knows whose a process is: those with a name, and the unified one.
+    pub fn managing(&self) -> Vec<&Path> {
+        let all: &[Hierarchy] = match self {
+            Self::V1 { hierarchies, .. } => hierarchies,
+            Self::V2 { .. } => &[],
+        };
+        let is_named = |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|c| c.starts_with("name="));
+        let named = all.iter().filter(is_named);
+        named.map(|hierarchy| hierarchy.mount.as_path()).chain(self.unified()).collect()
+    }
+
     /// Every mount: the pod process leaves its starter's groups in all of them, so that whatever manages services
     /// counts it as none of theirs.
     pub fn all_mounts(&self) -> Vec<&Path> {
@@ -140,6 +151,8 @@ mod tests {
         assert_eq!(layout.unified(), Some(Path::new("/sys/fs/cgroup/unified")));
         assert_eq!(layout.mount_of("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
         assert_eq!(layout.all_mounts().len(), 4, "all but cpuset");
+        let managing: Vec<_> = layout.managing().iter().map(|mount| mount.to_str().unwrap()).collect();
+        assert_eq!(managing, ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]);
     }
 
     #[test]

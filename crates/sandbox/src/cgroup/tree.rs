@@ -70,6 +70,18 @@ impl Tree {
         Ok(files)
     }
 
+    /// Puts this process into a leaf below the root, in the trees that tell whose a process is.
+    pub fn enter(&self, leaf: &str) -> Result<(), Error> {
+        for mount in self.layout.managing() {
+            let directory = mount.join(&self.root).join(leaf);
+            make(&directory)?;
+            let file = directory.join("cgroup.procs");
+            std::fs::write(&file, "0")
+                .map_err(|source| Error::kernel("entering the cgroup", file, source))?;
+        }
+        Ok(())
+    }
+
     /// Makes a container's group. `devices` are all that it may use; `None` allows every device.
     pub fn create_container(
         &self,
