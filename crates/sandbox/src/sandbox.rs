@@ -395,7 +395,16 @@ impl Sandbox {
 impl Exec {
     /// Sends a signal to the command.
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
-        let request = Request::ExecSignal(protocol::ExecSignal { exec: self.number, signal });
+        self.send_signal(signal, false).await
+    }
+
+    /// Kills the command and what it has started, as far as that has not left its group of processes.
+    pub async fn kill(&self) -> Result<(), Error> {
+        self.send_signal(Signal::KILL.as_raw(), true).await
+    }
+
+    async fn send_signal(&self, signal: i32, group: bool) -> Result<(), Error> {
+        let request = Request::ExecSignal(protocol::ExecSignal { exec: self.number, signal, group });
         self.sandbox.order(&Attempt::new("command", self.number), &request).await
     }
 

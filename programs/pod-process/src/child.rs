@@ -2,14 +2,19 @@
 //!
 //! It reports over a socket that keeps messages apart: notes, the master of a terminal, a failure. When the socket
 //! closes without a failure, the program was executed.
+//!
+//! If it joins process ids of others, it enters them last and by a child, which begins with the identity, the filter
+//! and the root that the program gets, and with nothing but its streams and that socket.
 
 use std::ffi::CString;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::diagnose;
+use crate::pod::SharedPids;
 use crate::protocol::{Container, Failure, Process, Wire, reason, stage};
 use crate::rootfs::{self, at};
+use crate::sys::process::Birth;
 use crate::sys::{self, identity, io, mount, process};
 
 /// First bytes of reports.
@@ -29,13 +34,18 @@ pub struct Wiring {
     pub report: OwnedFd,
     /// Input, output, errors. Without a terminal, what is missing is the container's `/dev/null`.
     pub streams: [Option<OwnedFd>; 3],
-    /// The pod process itself, to see whether it still lives.
-    pub parent: OwnedFd,
+    /// Where to note who is born in this child's place; `None` if it becomes the program itself.
+    pub birth: Option<Birth>,
 }
 
-/// Becomes a container. Never returns.
-pub fn become_container(container: &Container, run_dir: &str, wiring: &Wiring) -> ! {
-    finish(wiring, start_container(container, run_dir, wiring))
+/// Becomes a container, among `shared` process ids or those that this process was born into. Never returns.
+pub fn become_container(
+    container: &Container,
+    run_dir: &str,
+    shared: Option<&SharedPids>,
+    wiring: &Wiring,
+) -> ! {
+    finish(wiring, start_container(container, run_dir, shared, wiring))
 }
 
 /// Becomes a command in the container whose process is `inside`. Never returns.
@@ -57,14 +67,22 @@ fn finish(wiring: &Wiring, outcome: Step) -> ! {
     process::exit(127)
 }
 
-fn start_container(container: &Container, run_dir: &str, wiring: &Wiring) -> Step {
-    begin(wiring, None);
+fn start_container(
+    container: &Container,
+    run_dir: &str,
+    shared: Option<&SharedPids>,
+    wiring: &Wiring,
+) -> Step {
+    let also = shared.map(|shared| [shared.first.as_raw_fd(), shared.processes.as_raw_fd()]);
+    begin(wiring, &also.unwrap_or_default());
     enter_cgroup(container)?;
     set_oom_score(container.process.oom_score_adj, wiring);
-    let namespace = at(stage::NAMESPACE, "cgroup");
-    process::unshare(process::NEW_CGROUP).map_err(namespace)?;
-    mount::make_slave().map_err(at(stage::NAMESPACE, "mount"))?;
-    let root = rootfs::build(container, run_dir)?;
+    let namespace = |name| at(stage::NAMESPACE, name);
+    process::unshare(process::NEW_CGROUP).map_err(namespace("cgroup"))?;
+    mount::make_slave().map_err(namespace("mount"))?;
+    let processes = shared.map(|shared| rootfs::processes_of(shared.processes.as_fd())).transpose();
+    let processes = processes.map_err(at(stage::MOUNT, "/proc"))?;
+    let root = rootfs::build(container, run_dir, processes)?;
     mount::change_root(root.as_fd()).map_err(at(stage::ROOT, "pivot_root"))?;
     rootfs::make_working_directory(&container.process.cwd)?;
     let terminal = container.process.tty.then(|| open_terminal(&container.process, wiring)).transpose()?;
@@ -72,28 +90,35 @@ fn start_container(container: &Container, run_dir: &str, wiring: &Wiring) -> Ste
         rootfs::mount_console(terminal.as_fd()).map_err(at(stage::TERMINAL, "/dev/console"))?;
     }
     rootfs::seal(container)?;
+    if let Some(shared) = shared {
+        process::enter(shared.first.as_fd(), process::NEW_PID).map_err(namespace("pid"))?;
+    }
     connect(wiring, terminal, &container.process)?;
     run(&container.process, wiring)
 }
 
 fn start_command(container: &Container, command: &Process, inside: BorrowedFd<'_>, wiring: &Wiring) -> Step {
-    begin(wiring, Some(inside));
+    begin(wiring, &[inside.as_raw_fd()]);
     enter_cgroup(container)?;
     set_oom_score(command.oom_score_adj, wiring);
-    let namespaces = process::NEW_MOUNT | process::NEW_CGROUP;
-    process::enter(inside, namespaces).map_err(at(stage::NAMESPACE, "the container's"))?;
+    let namespaces = process::NEW_MOUNT | process::NEW_CGROUP | process::NEW_PID;
+    process::enter(inside, namespaces).map_err(|error| match error.raw_os_error() {
+        // It has ended meanwhile.
+        Some(libc::ESRCH) => Failure { reason: reason::NOT_RUNNING, ..Failure::default() },
+        _ => at(stage::NAMESPACE, "the container's")(error),
+    })?;
     let terminal = command.tty.then(|| open_terminal(command, wiring)).transpose()?;
     connect(wiring, terminal, command)?;
     run(command, wiring)
 }
 
-/// A session of its own, ordinary signals, and none of the pod process' descriptors.
-fn begin(wiring: &Wiring, more: Option<BorrowedFd<'_>>) {
+/// A session of its own, ordinary signals, and of the pod process' descriptors only those that are needed.
+fn begin(wiring: &Wiring, also: &[i32]) {
     process::reset_signals();
     process::new_session();
     let given = wiring.streams.iter().flatten().map(AsRawFd::as_raw_fd);
-    let mut keep: Vec<i32> = given.chain([wiring.report.as_raw_fd(), wiring.parent.as_raw_fd()]).collect();
-    keep.extend(more.map(|descriptor| descriptor.as_raw_fd()));
+    let mut keep: Vec<i32> = given.chain([wiring.report.as_raw_fd()]).collect();
+    keep.extend(also.iter().filter(|number| **number > 2));
     keep.sort_unstable();
     io::close_others(&keep);
     identity::set_umask(0);
@@ -133,12 +158,11 @@ fn open_terminal(process: &Process, wiring: &Wiring) -> Step<OwnedFd> {
     opened.map_err(at(stage::TERMINAL, "/dev/pts/ptmx"))
 }
 
-/// Puts the three streams where programs expect them.
+/// Puts the three streams where programs expect them, and lets go of every other descriptor but the report's.
 fn connect(wiring: &Wiring, terminal: Option<OwnedFd>, process: &Process) -> Step {
     let connected = (|| {
         if let Some(terminal) = terminal {
             io::give_to(terminal.as_fd(), process.uid)?;
-            io::take_terminal(terminal.as_fd())?;
             return (0..3).try_for_each(|number| io::duplicate_onto(terminal.as_fd(), number));
         }
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -152,7 +176,11 @@ fn connect(wiring: &Wiring, terminal: Option<OwnedFd>, process: &Process) -> Ste
         }
         Ok(())
     })();
-    connected.map_err(at(stage::TERMINAL, "standard streams"))
+    connected.map_err(at(stage::TERMINAL, "standard streams"))?;
+    // Whoever looks at the program's descriptors from now on, and wherever its working directory leads, finds nothing
+    // of the machine's.
+    io::close_others(&[wiring.report.as_raw_fd()]);
+    Ok(())
 }
 
 /// Takes on the identity and executes. Returns only with a failure.
@@ -171,15 +199,27 @@ fn run(process: &Process, wiring: &Wiring) -> Step {
     if entered.is_err() {
         std::env::set_current_dir(cwd).map_err(at(stage::CWD, cwd))?;
     }
-    // Changing the user forgets this wish, so it comes after; if the pod process went away before, it is too late.
+    // Changing the user forgets these two wishes, so they come after; if the pod process went away before, which is
+    // who holds the other end of the report, it is too late.
+    identity::hide().map_err(at(stage::CAPABILITIES, "dumpable"))?;
     identity::die_with_parent().map_err(at(stage::FORK, "parent"))?;
-    if io::is_ready(wiring.parent.as_fd()) {
+    if io::is_ready(wiring.report.as_fd()) {
         process::exit(137);
     }
     identity::set_umask(0o022);
     if process.no_new_privileges {
         identity::no_new_privileges().map_err(at(stage::CAPABILITIES, "no_new_privs"))?;
         filter(process)?;
+    }
+    if let Some(birth) = &wiring.birth {
+        // From here on the pod's other programs see the child, which ends with process 1 of its process ids.
+        if !birth.bear().map_err(at(stage::FORK, "process ids"))? {
+            process::exit(0);
+        }
+        process::new_session();
+    }
+    if process.tty {
+        io::take_terminal().map_err(at(stage::TERMINAL, "controlling terminal"))?;
     }
     execute(process, &env)
 }

@@ -8,6 +8,7 @@ use crate::log::{Line, LogFile, STREAMS};
 use crate::poller::{Poller, Source};
 use crate::protocol::{Container, ContainerState, Ended, Failure};
 use crate::sys::io::{self, READABLE, WRITABLE};
+use crate::sys::process::{self, Birth};
 
 /// Phases as the protocol numbers them.
 pub const STARTING: u8 = 1;
@@ -25,6 +26,8 @@ pub struct Attempt {
     pub spec: Container,
     pub state: ContainerState,
     pub handle: Option<OwnedFd>,
+    /// Where to look for who is born in the place of the one that was forked.
+    pub birth: Option<Birth>,
     pub report: Option<(OwnedFd, u64)>,
     /// Who waits for the start: connection and request.
     pub waiting: Vec<(u32, u32)>,
@@ -64,6 +67,7 @@ impl Attempt {
             spec,
             state,
             handle: None,
+            birth: None,
             report: None,
             waiting: Vec::new(),
             input: None,
@@ -91,6 +95,15 @@ impl Attempt {
         if let Some(log) = &mut self.log {
             log.rotate(io::now());
         }
+    }
+
+    /// If somebody was born in the place of the one that was forked, that is whom this is about from now on.
+    pub fn meet_newborn(&mut self) {
+        let Some(pid) = self.birth.as_ref().and_then(Birth::pid) else { return };
+        self.birth = None;
+        self.state.pid = pid as u32;
+        // Without a handle of its own it is still found by its group and its number.
+        self.handle = process::handle(pid).ok().or(self.handle.take());
     }
 
     /// Begins to read a stream.
@@ -123,7 +136,7 @@ impl Attempt {
 
     /// The program ended: what is left in its pipes belongs to it, then everything is closed.
     pub fn ended(&mut self, poller: &mut Poller, code: i32, signal: i32) {
-        self.handle = None;
+        (self.handle, self.birth) = (None, None);
         if self.state.phase == FAILED {
             return;
         }

@@ -1,29 +1,38 @@
 //! The pod: its namespaces, and how containers and commands are started in them.
+//!
+//! Whoever joins process ids in which a program of the pod runs already could be looked into and held by that
+//! program, if it may trace. So nobody does who has more than the container: a child outside of them does all that
+//! takes the machine's powers, gives these up, and last of all forks the one who is seen ([`Birth`]).
 
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::child::{self, Wiring};
-use crate::protocol::{Container, Failure, Process, Setup, reason, stage};
+use crate::protocol::{Container, Failure, Process, Setup, stage};
 use crate::rootfs::at;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::{self, Birth, Forked};
 use crate::sys::{identity, io, mount};
 
 /// Numbers of [`Container::pid_mode`].
 const PIDS_OF_POD: u8 = 1;
 const PIDS_OF_CONTAINER: u8 = 0;
+const PIDS_OF_HOST: u8 = 2;
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
 
 /// The pod's isolation.
 pub struct Pod {
     pub setup: Setup,
-    /// This process, for children to see whether it lives.
-    this: OwnedFd,
-    /// The namespace of process ids that this process is in.
-    own_pids: OwnedFd,
-    /// Process 1 of the pod's own process ids, once one is needed.
-    first: Option<OwnedFd>,
+    /// The pod's own process ids, once they are needed.
+    shared: Option<SharedPids>,
+}
+
+/// Process ids that the pod's containers share.
+pub struct SharedPids {
+    /// Their process 1.
+    pub first: OwnedFd,
+    /// A mount namespace in which nobody is. Its root is their `/proc`, which only one of them can mount.
+    pub processes: OwnedFd,
 }
 
 /// A child on its way to its program.
@@ -31,6 +40,8 @@ pub struct Started {
     pub pid: i32,
     pub handle: OwnedFd,
     pub report: OwnedFd,
+    /// Where the child notes who is born in its place; `None` if it becomes the program itself.
+    pub birth: Option<Birth>,
 }
 
 /// The pod process' ends of a container's pipes.
@@ -67,15 +78,13 @@ impl Pod {
             let file = format!("/proc/sys/{}", pair.name);
             std::fs::write(&file, &pair.value).map_err(at(stage::SYSCTL, &pair.name))?;
         }
-        let this = process::own_handle().map_err(at(stage::NAMESPACE, "handle"))?;
-        let own_pids = open_namespace("/proc/self/ns/pid").map_err(at(stage::NAMESPACE, "pid"))?;
-        Ok(Self { setup, this, own_pids, first: None })
+        Ok(Self { setup, shared: None })
     }
 
     /// Starts a container: forks its first process and wires it up.
     pub fn start(&mut self, container: &Container) -> std::result::Result<(Started, Ends), Failure> {
-        if container.pid_mode == PIDS_OF_POD && self.first.is_none() {
-            self.first = Some(self.start_first().map_err(at(stage::NAMESPACE, "pid"))?);
+        if container.pid_mode == PIDS_OF_POD && self.shared.is_none() {
+            self.shared = Some(self.start_first().map_err(at(stage::NAMESPACE, "pid"))?);
         }
         let mut ends = Ends::default();
         let mut streams = [None, None, None];
@@ -95,13 +104,11 @@ impl Pod {
         }
         let own = container.pid_mode == PIDS_OF_CONTAINER;
         let namespaces = process::NEW_MOUNT | if own { process::NEW_PID } else { 0 };
-        let inside = match (&self.first, container.pid_mode) {
-            (Some(first), PIDS_OF_POD) => Some(first.as_fd()),
-            _ => None,
-        };
+        let shared = self.shared.as_ref().filter(|_| container.pid_mode == PIDS_OF_POD);
         let run_dir = &self.setup.run_dir;
-        let started = self.fork(namespaces, inside, &container.cgroup.into, streams, |wiring| {
-            child::become_container(container, run_dir, wiring)
+        let apart = shared.is_some();
+        let started = self.fork(namespaces, apart, &container.cgroup.into, streams, |wiring| {
+            child::become_container(container, run_dir, shared, wiring)
         });
         Ok((started.map_err(at(stage::FORK, &container.cgroup.into))?, ends))
     }
@@ -114,20 +121,19 @@ impl Pod {
         inside: BorrowedFd<'_>,
         streams: [Option<OwnedFd>; 3],
     ) -> std::result::Result<Started, Failure> {
-        let started = self.fork(0, Some(inside), &container.cgroup.into, streams, |wiring| {
+        // Who sees the machine's processes sees the pod process itself, and all children.
+        let apart = container.pid_mode != PIDS_OF_HOST;
+        let started = self.fork(0, apart, &container.cgroup.into, streams, |wiring| {
             child::become_command(container, command, inside, wiring)
         });
-        started.map_err(|error| match error.raw_os_error() {
-            Some(libc::ESRCH) => Failure { reason: reason::NOT_RUNNING, ..Failure::default() },
-            _ => at(stage::FORK, "command")(error),
-        })
+        started.map_err(at(stage::FORK, "command"))
     }
 
-    /// Forks; the child is born in the process ids of `inside` and runs `body`, which never returns.
+    /// Forks; the child runs `body`, which never returns. If it is to stay `apart`, somebody else is born in its place.
     fn fork(
         &self,
         namespaces: u64,
-        inside: Option<BorrowedFd<'_>>,
+        apart: bool,
         cgroup: &str,
         streams: [Option<OwnedFd>; 3],
         body: impl FnOnce(&Wiring) -> std::convert::Infallible,
@@ -135,50 +141,52 @@ impl Pod {
         let (ours, theirs) = io::message_pair()?;
         io::set_nonblocking(ours.as_fd())?;
         let cgroup = if cgroup.is_empty() { None } else { Some(mount::open_place(cgroup)?) };
-        let wiring = Wiring { report: theirs, streams, parent: self.this.try_clone()? };
-        if let Some(inside) = inside {
-            process::enter(inside, process::NEW_PID)?;
-        }
-        let forked = process::fork(namespaces, cgroup.as_ref().map(AsFd::as_fd));
-        if let Ok(Forked::Child) = forked {
-            body(&wiring);
-        }
-        if inside.is_some() {
-            // Only children are concerned; this cannot fail on the way back to where this process is.
-            process::enter(self.own_pids.as_fd(), process::NEW_PID)?;
-        }
-        match forked? {
-            Forked::Parent { pid, handle } => Ok(Started { pid, handle, report: ours }),
-            Forked::Child => process::exit(127),
+        let birth = if apart { Some(Birth::new()?) } else { None };
+        let wiring = Wiring { report: theirs, streams, birth };
+        match process::fork(namespaces, cgroup.as_ref().map(AsFd::as_fd))? {
+            Forked::Parent { pid, handle } => {
+                let birth = wiring.birth;
+                // The note is for these two: those who are started later are not to write on it.
+                birth.iter().try_for_each(Birth::keep)?;
+                Ok(Started { pid, handle, report: ours, birth })
+            }
+            Forked::Child => match body(&wiring) {},
         }
     }
 
     /// Process 1 of the pod's process ids: it reaps, and ends with the pod process. Containers live beside it, and
     /// one that may trace others must gain nothing by it: it has no powers, no files and no root to look at.
-    fn start_first(&self) -> Result<OwnedFd> {
-        use std::io::{Read, Write};
-        let (ours, theirs) = io::pipe()?;
-        let (mut ours, mut theirs) = (std::fs::File::from(ours), std::fs::File::from(theirs));
+    fn start_first(&self) -> Result<SharedPids> {
+        let (ours, theirs) = io::message_pair()?;
         match process::fork(process::NEW_PID, None)? {
             Forked::Parent { handle, .. } => {
                 drop(theirs);
-                let mut failure = [0; 4];
-                match ours.read(&mut failure)? {
-                    0 => Ok(handle),
-                    _ => Err(Error::from_raw_os_error(i32::from_ne_bytes(failure))),
+                let (mut failure, mut descriptors) = ([0; 4], Vec::new());
+                io::wait(ours.as_fd())?;
+                let count = io::receive(ours.as_fd(), &mut failure, &mut descriptors)?;
+                if count == failure.len() {
+                    return Err(Error::from_raw_os_error(i32::from_ne_bytes(failure)));
                 }
+                let processes = descriptors.pop().ok_or(std::io::ErrorKind::UnexpectedEof)?;
+                Ok(SharedPids { first: handle, processes })
             }
             Forked::Child => {
                 process::reset_signals();
                 process::new_session();
-                if let Err(error) = confine(&format!("{}/root", self.setup.run_dir)) {
-                    let number = error.raw_os_error().unwrap_or(libc::EINVAL);
-                    let _ = theirs.write_all(&number.to_ne_bytes());
-                    process::exit(126);
-                }
-                let _ = identity::die_with_parent();
-                if io::is_ready(self.this.as_fd()) {
-                    process::exit(137);
+                match confine(&format!("{}/root", self.setup.run_dir)) {
+                    Err(error) => {
+                        let number = error.raw_os_error().unwrap_or(libc::EINVAL);
+                        let _ = io::send(theirs.as_fd(), &number.to_ne_bytes(), &[]);
+                        process::exit(126);
+                    }
+                    Ok(processes) => {
+                        let _ = identity::die_with_parent();
+                        let sent = io::send(theirs.as_fd(), &[0], &[processes.as_fd()]);
+                        // Only while nobody is there who reads does this end in an error.
+                        if sent.is_err() {
+                            process::exit(137);
+                        }
+                    }
                 }
                 io::close_others(&[]);
                 process::reap_forever()
@@ -188,26 +196,35 @@ impl Pod {
 
     /// Ends process 1 of the pod's process ids, and all that is left in them.
     pub fn end_first(&mut self) {
-        if let Some(first) = self.first.take() {
-            let _ = process::signal(first.as_fd(), libc::SIGKILL);
+        if let Some(shared) = self.shared.take() {
+            let _ = process::signal(shared.first.as_fd(), libc::SIGKILL);
         }
     }
 }
 
-/// Takes from this process everything but its being there. `place` is a directory to stack an empty root on.
-fn confine(place: &str) -> Result<()> {
+/// Takes from this process everything but its being there. `place` is a directory to stack roots on. Gives the mount
+/// namespace of [`SharedPids::processes`].
+fn confine(place: &str) -> Result<OwnedFd> {
     process::unshare(process::NEW_MOUNT | process::NEW_CGROUP)?;
     mount::make_slave()?;
-    let attributes = mount::READ_ONLY | mount::NO_SUID | mount::NO_DEVICES | mount::NO_EXEC;
-    let nothing = mount::new_file_system("tmpfs", &[("mode", "555"), ("size", "4k")], attributes)?;
-    mount::attach(nothing.as_fd(), mount::open_place(place)?.as_fd())?;
+    let plain = mount::NO_SUID | mount::NO_DEVICES | mount::NO_EXEC;
+    let processes = mount::new_file_system("proc", &[], plain)?;
+    mount::attach(processes.as_fd(), mount::open_place(place)?.as_fd())?;
     mount::change_root(mount::open_place(place)?.as_fd())?;
+    let namespace = open_namespace("/self/ns/mnt")?;
+    process::unshare(process::NEW_MOUNT)?;
+    let nothing =
+        mount::new_file_system("tmpfs", &[("mode", "555"), ("size", "4k")], plain | mount::READ_ONLY)?;
+    // Any directory will do, as the whole of the root goes.
+    mount::attach(nothing.as_fd(), mount::open_place("/sys")?.as_fd())?;
+    mount::change_root(mount::open_place("/sys")?.as_fd())?;
     identity::limit_bounding(0)?;
     identity::become_user(NOBODY, NOBODY, &[])?;
     identity::set_capabilities(0, 0, 0, 0)?;
     identity::no_new_privileges()?;
     // Changing the user may have made this process visible again.
-    identity::hide()
+    identity::hide()?;
+    Ok(namespace)
 }
 
 fn open_namespace(path: &str) -> Result<OwnedFd> {

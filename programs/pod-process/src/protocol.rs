@@ -258,8 +258,8 @@ record! {
     Signal { name: String, attempt: u32, signal: i32, all: bool, }
     /// A command in a container; user, environment and limits are the container's.
     Exec { name: String, attempt: u32, args: Vec<String>, tty: bool, columns: u16, rows: u16, }
-    /// A signal to a command.
-    ExecSignal { exec: u32, signal: i32, }
+    /// A signal to a command; `group` sends it also to what the command has started (SIGKILL only).
+    ExecSignal { exec: u32, signal: i32, group: bool, }
     /// The streams to take part in.
     Attach { name: String, attempt: u32, input: bool, output: bool, errors: bool, }
     /// A terminal's size.

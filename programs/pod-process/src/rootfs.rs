@@ -10,8 +10,9 @@ use crate::protocol::{Cgroup, Container, Device, Failure, Mount, Root, stage};
 use crate::sys::mount::{
     NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, Within, attach, copy_tree, give_node, is_directory, is_missing,
     make_directory, make_link, make_node, mount_at, new_file_system, open_place, open_within, read_link,
-    set_attributes,
+    return_to, set_attributes,
 };
+use crate::sys::process::{NEW_MOUNT, enter};
 
 /// Makes errors failures of one step about one thing.
 pub fn at(stage: u8, detail: &str) -> impl FnOnce(Error) -> Failure {
@@ -19,8 +20,24 @@ pub fn at(stage: u8, detail: &str) -> impl FnOnce(Error) -> Failure {
     move |error| Failure { stage, errno: error.raw_os_error().unwrap_or(libc::EINVAL), detail, reason: 0 }
 }
 
-/// Builds everything but what needs the old root to be gone; gives the root.
-pub fn build(container: &Container, run_dir: &str) -> std::result::Result<OwnedFd, Failure> {
+/// A copy of the `/proc` that is the root of a mount namespace, attached nowhere yet.
+pub fn processes_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let (home, root) = (std::fs::File::open("/proc/self/ns/mnt")?, open_place("/")?);
+    enter(namespace, NEW_MOUNT)?;
+    let copy = copy_tree(open_place("/")?.as_fd(), false);
+    enter(home.as_fd(), NEW_MOUNT)?;
+    // Entering leads to the root of the whole namespace, which need not be the one that this process had.
+    return_to(root.as_fd())?;
+    copy
+}
+
+/// Builds everything but what needs the old root to be gone; gives the root. `processes` is its `/proc`, if this
+/// process cannot mount it.
+pub fn build(
+    container: &Container,
+    run_dir: &str,
+    processes: Option<OwnedFd>,
+) -> std::result::Result<OwnedFd, Failure> {
     // Sources first: a mount may hide another's source.
     let mut sources = Vec::new();
     for mount in &container.mounts {
@@ -28,7 +45,7 @@ pub fn build(container: &Container, run_dir: &str) -> std::result::Result<OwnedF
     }
     let root = mount_root(&container.root, run_dir)?;
     let base = Base { root: root.as_fd(), container };
-    base.mount_system()?;
+    base.mount_system(processes)?;
     for (mount, source) in container.mounts.iter().zip(sources) {
         place(root.as_fd(), mount, source).map_err(at(stage::MOUNT, &mount.target))?;
     }
@@ -138,9 +155,14 @@ struct Base<'a> {
 }
 
 impl Base<'_> {
-    fn mount_system(&self) -> std::result::Result<(), Failure> {
+    fn mount_system(&self, processes: Option<OwnedFd>) -> std::result::Result<(), Failure> {
         let plain = NO_SUID | NO_DEVICES | NO_EXEC;
-        self.add("proc", &[], plain, "/proc")?;
+        match processes {
+            Some(processes) => make_place(self.root, "/proc", true)
+                .and_then(|place| attach(processes.as_fd(), place.as_fd()))
+                .map_err(at(stage::MOUNT, "/proc"))?,
+            None => drop(self.add("proc", &[], plain, "/proc")?),
+        }
         let devices = self.add("tmpfs", &[("mode", "755"), ("size", "65536k")], NO_SUID, "/dev")?;
         self.fill_devices(devices.as_fd())?;
         let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];

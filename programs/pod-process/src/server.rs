@@ -14,8 +14,9 @@ use crate::protocol::{
     self, ContainerState, Ended, ExecStarted, Failure, HelloAnswer, Response, Setup, UNASKED, reason, stage,
 };
 use crate::rootfs::at;
+use crate::sys::identity;
 use crate::sys::io::{self, READABLE};
-use crate::sys::{identity, process};
+use crate::sys::process::{self, Birth};
 
 mod requests;
 
@@ -42,9 +43,34 @@ struct Command {
     number: u32,
     pid: i32,
     handle: OwnedFd,
+    /// Where to look for who is born in the place of the one that was forked.
+    birth: Option<Birth>,
     report: Option<(OwnedFd, u64)>,
     terminal: Option<OwnedFd>,
     failed: bool,
+    /// It is to be killed, and so is who is born in its place.
+    doomed: bool,
+}
+
+impl Command {
+    fn meet_newborn(&mut self) {
+        let Some(pid) = self.birth.as_ref().and_then(Birth::pid) else { return };
+        self.birth = None;
+        self.pid = pid;
+        if let Ok(handle) = process::handle(pid) {
+            self.handle = handle;
+        }
+        if self.doomed {
+            self.kill();
+        }
+    }
+
+    /// Kills the command and what it has started, as far as that is still of its group.
+    fn kill(&mut self) {
+        self.doomed = true;
+        process::kill_group(self.pid);
+        let _ = process::signal(self.handle.as_fd(), libc::SIGKILL);
+    }
 }
 
 impl Server {
@@ -97,6 +123,7 @@ impl Server {
     }
 
     fn handle(&mut self, source: Source, ready: u32) -> Result<()> {
+        self.meet_newborns();
         match source {
             Source::Listener => self.accept(),
             Source::Signals => self.take_signals(),
@@ -170,9 +197,7 @@ impl Server {
             self.poller.remove(connection.socket.as_fd(), connection.token);
         }
         // Nobody is left to read what these commands say.
-        for command in self.commands.iter().filter(|command| command.connection == id) {
-            let _ = process::signal(command.handle.as_fd(), libc::SIGKILL);
-        }
+        self.commands.iter_mut().filter(|command| command.connection == id).for_each(Command::kill);
     }
 
     fn answer(&mut self, id: u32, number: u32, response: &Response, descriptors: Vec<OwnedFd>) {
@@ -228,9 +253,18 @@ impl Server {
                 self.shut_down(None);
             }
         }
-        while let Some(ended) = process::reap() {
-            self.child_ended(&ended);
+        while let Some(pid) = process::ended_child() {
+            // Now, while no number of those who have ended can be another's.
+            self.meet_newborns();
+            if let Some(ended) = process::reap(pid) {
+                self.child_ended(&ended);
+            }
         }
+    }
+
+    fn meet_newborns(&mut self) {
+        self.attempts.iter_mut().for_each(Attempt::meet_newborn);
+        self.commands.iter_mut().for_each(Command::meet_newborn);
     }
 
     fn child_ended(&mut self, ended: &process::Ended) {
@@ -283,6 +317,7 @@ impl Server {
     }
 
     fn take_reports(&mut self, serial: u32) {
+        self.meet_newborns();
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.serial == serial) else { return };
         loop {
             let Some((report, _)) = &attempt.report else { return };
@@ -320,6 +355,7 @@ impl Server {
     }
 
     fn take_command_reports(&mut self, serial: u32) {
+        self.meet_newborns();
         let Some(command) = self.commands.iter_mut().find(|command| command.serial == serial) else { return };
         let response = loop {
             let Some((report, _)) = &command.report else { return };
@@ -362,9 +398,7 @@ impl Server {
                 self.kill_all(index);
             }
         }
-        for command in &self.commands {
-            let _ = process::signal(command.handle.as_fd(), libc::SIGKILL);
-        }
+        self.commands.iter_mut().for_each(Command::kill);
         if let Some(pod) = &mut self.pod {
             pod.end_first();
         }

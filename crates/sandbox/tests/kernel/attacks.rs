@@ -184,6 +184,64 @@ fn one_who_may_trace_gains_nothing_by_process_1() {
     });
 }
 
+/// Looks without a pause, and without forking, for a newcomer among the process ids that it sees that still has more
+/// than the container has: another root, a file that leads elsewhere, or further powers.
+const RACER: &str = r#"
+mine=
+while read -r key value; do case $key in CapPrm:) mine=$value;; esac; done </proc/self/status
+echo racing
+while :; do
+  for process in /proc/[0-9]*; do
+    case $process in /proc/$$) continue;; esac
+    test -e $process/root/MARK && echo "ESCAPED by the root of $process"
+    test -e $process/cwd/MARK && echo "ESCAPED by the directory of $process"
+    for file in $process/fd/*; do test -e $file/MARK && echo "ESCAPED by $file"; done
+    while read -r key value; do
+      case $key in
+        Name:) name=$value;;
+        CapPrm:) test $value = $mine || test $value = 0000000000000000 || echo "MIGHTY $process $name: $value";;
+        Seccomp:) test $value = 2 || test $process = /proc/1 || echo "UNFILTERED $process $name";;
+      esac
+    done 2>/dev/null <$process/status
+  done
+done
+"#;
+
+/// One who may trace watches commands and containers come in: whatever it can see of them has no more than it has.
+#[test]
+fn one_who_may_trace_gains_nothing_by_those_who_come_in() {
+    run(|world| async move {
+        let usual = Set::from_names(capabilities::DEFAULT).unwrap();
+        let tracing = usual.with(Set::from_names(["SYS_PTRACE"]).unwrap());
+        let mark = world.directory.file_name().unwrap().to_str().unwrap();
+        let racer = RACER.replace("MARK", &format!("tmp/{mark}/base"));
+        for scope in [PidScope::Container, PidScope::Pod] {
+            let pod = world.pod(&format!("{scope:?}").to_lowercase()).await;
+            let name = format!("racer-{scope:?}").to_lowercase();
+            let may_trace = |mut spec: ContainerSpec, promise: bool| {
+                (spec.pid_scope, spec.no_new_privileges) = (scope, promise);
+                spec.capabilities = Capabilities::of(tracing);
+                spec
+            };
+            pod.start(may_trace(world.shell(&name, &racer), false)).await.unwrap();
+            while !world.log(&name).contains("racing\n") {
+                tokio::task::yield_now().await;
+            }
+            for round in 0..8 {
+                let (code, output, _) = exec(&pod, &name, &["echo", "came in"]).await.unwrap();
+                assert_eq!((code, output.as_str()), (0, "came in\n"));
+                if scope == PidScope::Pod {
+                    let beside = world.shell(&format!("beside-{round}"), "echo beside");
+                    let (_, log) = world.outcome(&pod, may_trace(beside, round % 2 == 0)).await;
+                    assert_eq!(log, "beside\n");
+                }
+            }
+            assert_eq!(world.log(&name), "racing\n", "{scope:?}");
+            pod.remove().await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn no_descriptor_of_ours_is_left_in_a_container() {
     run(|world| async move {

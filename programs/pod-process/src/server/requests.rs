@@ -99,7 +99,7 @@ impl Server {
         attempt.open_log().map_err(at(stage::LOG, &attempt.spec.log.path))?;
         let (started, ends) = self.pod.as_mut().ok_or_else(missing)?.start(&attempt.spec)?;
         attempt.state.pid = started.pid as u32;
-        attempt.handle = Some(started.handle);
+        (attempt.handle, attempt.birth) = (Some(started.handle), started.birth);
         attempt.input = ends.input;
         for (stream, end) in ends.outputs.into_iter().enumerate() {
             if let Some(end) = end {
@@ -154,16 +154,22 @@ impl Server {
             number,
             pid: started.pid,
             handle: started.handle,
+            birth: started.birth,
             report: Some((started.report, token)),
             terminal: None,
             failed: false,
+            doomed: false,
         });
         None
     }
 
-    fn exec_signal(&self, id: u32, signal: &ExecSignal) -> Response {
-        let mine = |command: &&Command| command.connection == id && command.number == signal.exec;
-        match self.commands.iter().find(mine) {
+    fn exec_signal(&mut self, id: u32, signal: &ExecSignal) -> Response {
+        let mine = |command: &&mut Command| command.connection == id && command.number == signal.exec;
+        match self.commands.iter_mut().find(mine) {
+            Some(command) if signal.group && signal.signal == libc::SIGKILL => {
+                command.kill();
+                Response::Done(())
+            }
             Some(command) => done(
                 process::signal(command.handle.as_fd(), signal.signal).map_err(at(stage::REQUEST, "signal")),
             ),

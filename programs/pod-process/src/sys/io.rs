@@ -2,7 +2,7 @@
 
 use std::io::Result;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::{check, check_int};
@@ -230,10 +230,10 @@ pub fn open_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     check_int(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) }).map(own)
 }
 
-/// Makes a terminal the controlling one of this session.
-pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+/// Makes the terminal that is the standard input the controlling one of this session.
+pub fn take_terminal() -> Result<()> {
     // SAFETY: plain call.
-    check_int(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) }).map(drop)
+    check_int(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }).map(drop)
 }
 
 /// Sets a terminal's size.
@@ -281,9 +281,16 @@ pub fn now() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// Waits until reading the descriptor would not wait.
+pub fn wait(descriptor: BorrowedFd<'_>) -> Result<()> {
+    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, as said.
+    check_int(unsafe { libc::poll(&mut poll, 1, -1) }).map(drop)
+}
+
 /// Whether reading the descriptor would not wait.
 pub fn is_ready(descriptor: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: descriptor.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one structure, as said.
     unsafe { libc::poll(&mut poll, 1, 0) > 0 }
 }

@@ -195,6 +195,15 @@ pub fn change_root(root: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
+/// Makes a directory of this mount namespace this process' root, and where it is.
+pub fn return_to(root: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: plain calls; the path is terminated.
+    unsafe {
+        check_int(libc::fchdir(root.as_raw_fd()))?;
+        check_int(libc::chroot(c".".as_ptr())).map(drop)
+    }
+}
+
 /// Whether an error says that something is not there.
 pub fn is_missing(error: &Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))

@@ -3,6 +3,8 @@
 use std::ffi::CString;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::{check, check_int};
 
@@ -62,6 +64,64 @@ pub fn fork(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
     Ok(Forked::Parent { pid: pid as i32, handle })
 }
 
+/// A note that a child of this process leaves of the process that it has put in its own place: a number in memory
+/// that these two share, and nobody else ever has.
+pub struct Birth(NonNull<AtomicI32>);
+
+/// The kernel's smallest page, which is more than a number needs.
+const PAGE_BYTES: usize = 4096;
+
+impl Birth {
+    pub fn new() -> Result<Self> {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: asks for memory anywhere, zeroed; it is given back when this is dropped.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), PAGE_BYTES, access, kind, -1, 0) };
+        match NonNull::new(memory.cast()) {
+            Some(number) if memory != libc::MAP_FAILED => Ok(Self(number)),
+            _ => Err(Error::last_os_error()),
+        }
+    }
+
+    /// Who was born, once somebody was. The kernel notes it before the newborn runs at all.
+    pub fn pid(&self) -> Option<i32> {
+        // SAFETY: the memory lives as long as this; it is only used atomically.
+        Some(unsafe { self.0.as_ref() }.load(Ordering::SeqCst)).filter(|pid| *pid > 0)
+    }
+
+    /// No child that is forked from now on has the note.
+    pub fn keep(&self) -> Result<()> {
+        // SAFETY: concerns this one page, which stays as it is for this process.
+        check_int(unsafe { libc::madvise(self.0.as_ptr().cast(), PAGE_BYTES, libc::MADV_DONTFORK) }).map(drop)
+    }
+
+    /// Forks once more, into the process ids that were entered: the newborn, which must not touch the note, is a
+    /// child of this process' parent and is told by `true`. The older call is used, as filters may know it alone.
+    pub fn bear(&self) -> Result<bool> {
+        self.keep()?;
+        let flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: without CLONE_VM this is a fork, of a process with one thread. The kernel writes one number.
+        let pid = check(unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                libc::c_long::from(flags),
+                nothing,
+                self.0.as_ptr(),
+                nothing,
+                nothing,
+            )
+        })?;
+        Ok(pid == 0)
+    }
+}
+
+impl Drop for Birth {
+    fn drop(&mut self) {
+        // SAFETY: this memory was mapped by `new` and nothing else refers to it.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
+    }
+}
+
 /// Leaves namespaces for new ones.
 pub fn unshare(namespaces: u64) -> Result<()> {
     // SAFETY: plain call.
@@ -75,13 +135,10 @@ pub fn enter(what: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
     check_int(unsafe { libc::setns(what.as_raw_fd(), namespaces as libc::c_int) }).map(drop)
 }
 
-/// A handle of this process.
-pub fn own_handle() -> Result<OwnedFd> {
-    // SAFETY: plain calls; the descriptor is ours alone.
-    unsafe {
-        check(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0))
-            .map(|fd| OwnedFd::from_raw_fd(fd as RawFd))
-    }
+/// A handle of a child that was not reaped yet, whose number is no other's.
+pub fn handle(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: plain call; the descriptor is ours alone.
+    unsafe { check(libc::syscall(libc::SYS_pidfd_open, pid, 0)).map(|fd| OwnedFd::from_raw_fd(fd as RawFd)) }
 }
 
 /// A session of its own.
@@ -96,6 +153,14 @@ pub fn signal(handle: BorrowedFd<'_>, number: i32) -> Result<()> {
     // SAFETY: plain call.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), number, none, 0) })
         .map(drop)
+}
+
+/// Kills a group of processes by the number of its leader, who is a child that was not reaped yet.
+pub fn kill_group(leader: i32) {
+    if leader > 1 {
+        // SAFETY: plain call.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
 }
 
 /// Kills by number: only for processes listed by a cgroup.
@@ -145,11 +210,25 @@ pub struct Ended {
     pub signal: i32,
 }
 
-/// The next child that has ended.
-pub fn reap() -> Option<Ended> {
+/// A child that has ended, and keeps its number until it is reaped.
+pub fn ended_child() -> Option<i32> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the kernel fills a plain structure that was zeroed; without a child that ended it stays so.
+    let pid = unsafe {
+        let mut found: libc::siginfo_t = std::mem::zeroed();
+        if libc::waitid(libc::P_ALL, 0, &mut found, options) != 0 {
+            return None;
+        }
+        found.si_pid()
+    };
+    Some(pid).filter(|pid| *pid > 0)
+}
+
+/// Takes the end of a child that has ended.
+pub fn reap(pid: i32) -> Option<Ended> {
     let mut status = 0;
     // SAFETY: the kernel fills `status`.
-    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
+    let pid = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) };
     if pid <= 0 {
         return None;
     }
