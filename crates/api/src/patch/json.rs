@@ -2,10 +2,12 @@
 //! `replace` of a missing member adds it, what stands before the first slash of a path is ignored.
 
 use crate::status::{Details, Reason, Status};
-use crate::value::{Str, Value};
+use crate::value::{MAX_DEPTH, Str, Value};
 
 /// How many operations one patch may have, as upstream.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// Bytes of JSON that all `copy` operations of a patch may add, as upstream: each could double the document.
+pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 /// An operation could not be done. Upstream tells the client no more than that.
 #[derive(Debug)]
@@ -37,8 +39,9 @@ pub fn apply(document: Value, patch: &Value) -> Result<Value, Status> {
         }
     }
     let mut document = document;
+    let mut copied_bytes = 0;
     for operation in operations {
-        step(&mut document, operation).map_err(|Failed| rejected())?;
+        step(&mut document, operation, &mut copied_bytes).map_err(|Failed| rejected())?;
     }
     Ok(document)
 }
@@ -51,7 +54,7 @@ fn rejected() -> Status {
     status
 }
 
-fn step(document: &mut Value, operation: &Value) -> Result<(), Failed> {
+fn step(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), Failed> {
     let text = |key| operation.str_at(&[key]).ok_or(Failed);
     // An absent value is null, as upstream has it.
     let value = || operation.get("value").cloned().unwrap_or_default();
@@ -65,6 +68,10 @@ fn step(document: &mut Value, operation: &Value) -> Result<(), Failed> {
         }
         "copy" => {
             let copied = get(document, text("from")?)?.cloned().unwrap_or_default();
+            *copied_bytes += copied.to_string().len();
+            if *copied_bytes > MAX_COPIED_BYTES {
+                return Err(Failed);
+            }
             add(document, text("path")?, copied)
         }
         "test" => {
@@ -128,7 +135,20 @@ fn get<'a>(document: &'a mut Value, path: &str) -> Result<Option<&'a Value>, Fai
     }
 }
 
+/// Nothing becomes deeper than what a body may be: whatever walks an object relies on it.
+fn require_shallow(path: &str, value: &Value) -> Result<(), Failed> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Object(map) => 1 + map.iter().map(|(_, value)| depth(value)).max().unwrap_or(0),
+            Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    (path.split('/').skip(1).count() + depth(value) <= MAX_DEPTH).then_some(()).ok_or(Failed)
+}
+
 fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Failed> {
+    require_shallow(path, &value)?;
     let (container, key) = container(document, path)?;
     match container {
         Value::Object(map) => {
@@ -164,6 +184,7 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), Failed>
         *document = value;
         return Ok(());
     }
+    require_shallow(path, &value)?;
     let (container, key) = container(document, path)?;
     match container {
         Value::Object(map) => {
@@ -233,6 +254,32 @@ mod tests {
             run("{}", "{}").unwrap_err(),
             "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
         );
+    }
+
+    #[test]
+    fn a_short_patch_does_not_make_a_large_object() {
+        let document = format!(r#"{{"data":{{"a":"{}"}}}}"#, "v".repeat(100_000));
+        // Each doubles what is there.
+        let doubling = |times: usize| {
+            let operations: Vec<String> = (0..times)
+                .map(|number| format!(r#"{{"op":"copy","from":"/data","path":"/data/c{number}"}}"#))
+                .collect();
+            format!("[{}]", operations.join(","))
+        };
+        assert!(run(&document, &doubling(4)).is_ok_and(|patched| patched.len() > 1_600_000));
+        fails(&document, &doubling(5));
+        fails(&document, &doubling(20));
+    }
+
+    #[test]
+    fn a_patch_does_not_go_deeper_than_a_body() {
+        let chain = format!("{}1{}", r#"{"a":"#.repeat(MAX_DEPTH - 1), "}".repeat(MAX_DEPTH - 1));
+        let patch = |path: &str, op: &str| format!(r#"[{{"op":"{op}","path":"{path}","value":{chain}}}]"#);
+        assert!(run("{}", &patch("/a", "add")).is_ok());
+        fails(r#"{"a":{}}"#, &patch("/a/a", "add"));
+        fails(r#"{"a":{}}"#, &patch("/a/a", "replace"));
+        fails(&format!(r#"{{"a":{{}},"b":{chain}}}"#), r#"[{"op":"copy","from":"/b","path":"/a/b"}]"#);
+        fails(&format!(r#"{{"a":{{}},"b":{chain}}}"#), r#"[{"op":"move","from":"/b","path":"/a/b"}]"#);
     }
 
     proptest! {
