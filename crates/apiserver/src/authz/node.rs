@@ -1,7 +1,5 @@
 //! What a node's agent may do: upstream's Node authorizer and the refusals of its NodeRestriction, in one place.
 
-use std::sync::Arc;
-
 use api::object::Object;
 use api::value::Value;
 
@@ -18,7 +16,13 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
     // A list or watch of one name is about that object, as in upstream's request info.
     let name = if name.is_empty() && reads { selected_name(field_selector) } else { name };
     match (group, resource, subresource) {
-        ("", "nodes", "") if reads => Ok(()),
+        ("", "nodes", "") if reads && name == node => Ok(()),
+        ("", "nodes", "") if reads && name.is_empty() => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        ("", "nodes", "") if reads => {
+            Err(format!("node '{node}' cannot read '{name}', only its own Node object"))
+        }
         ("", "nodes", "") if verb == "create" => Ok(()),
         ("", "nodes", "" | "status") if matches!(verb, "update" | "patch") => {
             if name == node {
@@ -47,16 +51,11 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         }
         ("coordination.k8s.io", "leases", "") => lease(node, verb, namespace, name),
         ("", "configmaps" | "secrets", "") => referenced(node, verb, resource, namespace, name, graph),
-        ("", "serviceaccounts", "token") if verb == "create" => {
+        ("", "serviceaccounts", _) if matches!((verb, subresource), ("create", "token") | ("get", "")) => {
             let uses =
-                |pod: &Arc<Object>| pod.namespace() == namespace && service_account(&pod.to_tree()) == name;
-            if graph.pods_on(node).iter().any(uses) {
-                Ok(())
-            } else {
-                Err(format!("node: no relationship found between node '{node}' and this object"))
-            }
+                |pod: &Object| pod.namespace() == namespace && service_account(&pod.to_tree()) == name;
+            related(node, graph, uses)
         }
-        ("", "serviceaccounts", "") if verb == "get" => Ok(()),
         ("authentication.k8s.io", "tokenreviews", "")
         | ("authorization.k8s.io", "subjectaccessreviews", "")
             if verb == "create" =>
@@ -66,9 +65,25 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         ("certificates.k8s.io", "certificatesigningrequests", "") if matches!(verb, "create" | "get") => {
             Ok(())
         }
-        ("storage.k8s.io", "csidrivers" | "volumeattachments", "") if reads => Ok(()),
-        ("", "persistentvolumeclaims" | "persistentvolumes", "") if verb == "get" => Ok(()),
+        ("storage.k8s.io", "csidrivers", "") if reads => Ok(()),
+        ("", "persistentvolumeclaims", "") if verb == "get" => {
+            let claims = |pod: &Object| pod.namespace() == namespace && claims(&pod.to_tree(), name);
+            related(node, graph, claims)
+        }
+        // No pod of ours has a volume of these yet, so no node has to do with any.
+        ("", "persistentvolumes", "") | ("storage.k8s.io", "volumeattachments", "") if verb == "get" => {
+            related(node, graph, |_| false)
+        }
         _ => Err(String::new()),
+    }
+}
+
+/// Whether a pod of the node has to do with what is asked for.
+fn related(node: &str, graph: &dyn Graph, has_to_do: impl Fn(&Object) -> bool) -> Result<(), String> {
+    if graph.pods_on(node).iter().any(|pod| has_to_do(pod)) {
+        Ok(())
+    } else {
+        Err(format!("node: no relationship found between node '{node}' and this object"))
     }
 }
 
@@ -97,7 +112,7 @@ fn own_pods(
         return Ok(());
     }
     if verb == "get" {
-        Err(format!("node: no relationship found between node '{node}' and this object"))
+        related(node, graph, |_| false)
     } else {
         Err(format!("can only list/watch pods with spec.nodeName field selector; use {selector}"))
     }
@@ -169,21 +184,27 @@ fn referenced(
     if name.is_empty() {
         return Err("can only read an individual resource of this type".to_owned());
     }
-    let refers = |pod: &Arc<Object>| {
+    related(node, graph, |pod| {
         pod.namespace() == namespace && {
             let tree = pod.to_tree();
             tree.get("spec").is_some_and(|spec| refers_to(spec, resource, name))
         }
-    };
-    if graph.pods_on(node).iter().any(refers) {
-        Ok(())
-    } else {
-        Err(format!("node: no relationship found between node '{node}' and this object"))
-    }
+    })
 }
 
 fn service_account(pod: &Value) -> &str {
     pod.str_at(&["spec", "serviceAccountName"]).unwrap_or("default")
+}
+
+/// Whether a pod has the claim of that name among its volumes; one of its own is named after pod and volume.
+fn claims(pod: &Value, name: &str) -> bool {
+    let own = |volume: &Value| {
+        let pod = pod.str_at(&["metadata", "name"]).unwrap_or_default();
+        volume.get("ephemeral").is_some()
+            && volume.str_at(&["name"]).is_some_and(|volume| format!("{pod}-{volume}") == name)
+    };
+    let of = |volume: &Value| volume.str_at(&["persistentVolumeClaim", "claimName"]) == Some(name);
+    pod.array_at(&["spec", "volumes"]).iter().any(|volume| of(volume) || own(volume))
 }
 
 /// Whether a pod's spec names a secret or config map anywhere where upstream's visitor looks.

@@ -45,16 +45,21 @@ pub(super) fn create(
         .iter()
         .filter_map(|audience| audience.as_str().map(str::to_owned))
         .collect();
+    let bindings = bindings(gate, target, &tree)?;
+    if let Some(node) = caller.identity.node_name() {
+        let uid = tree.str_at(&["spec", "boundObjectRef", "uid"]).unwrap_or_default();
+        let name = tree.str_at(&["spec", "boundObjectRef", "name"]).unwrap_or_default();
+        let pod = gate.storage().get(&names::PODS, &target.namespace, name).map(|pod| pod.to_tree());
+        check_node(node, uid, &bindings)
+            .map_err(str::to_owned)
+            .and_then(|()| check_audience(node, &audiences, &pod.unwrap_or_default()))
+            .map_err(|why| Status::forbidden(&kind.group_resource, &target.name, &why))?;
+    }
     if audiences.is_empty() {
         audiences = gate.authenticator().audiences().to_vec();
     }
     let seconds = tree.int_at(&["spec", "expirationSeconds"]).unwrap_or(limits::TOKEN_DEFAULT_SECONDS);
     check_seconds(seconds)?;
-    let bindings = bindings(gate, target, &tree)?;
-    if let Some(node) = caller.identity.node_name() {
-        check_node(node, &bindings)
-            .map_err(|why| Status::forbidden(&kind.group_resource, &target.name, why))?;
-    }
     let request = Request {
         namespace: &target.namespace,
         name: &target.name,
@@ -81,16 +86,33 @@ pub(super) fn create(
     Ok(Outcome::created(Answer::Object(Arc::new(object))))
 }
 
-/// A node gets tokens for its own pods alone.
-fn check_node(node: &str, bindings: &[Binding]) -> Result<(), &'static str> {
+/// A node gets tokens for its own pods alone, and says which pod it means.
+fn check_node(node: &str, uid: &str, bindings: &[Binding]) -> Result<(), &'static str> {
     let bound = |kind: &str| bindings.iter().find(|binding| binding.kind == kind);
     match (bound("pod"), bound("node")) {
-        (None, _) => {
-            Err("node requested token not bound to a pod; ask for one that is bound to a pod of the node")
-        }
+        (None, _) => Err("node requested token not bound to a pod"),
+        (Some(_), _) if uid.is_empty() => Err("node requested token with a pod binding without a uid"),
         (Some(_), Some(own)) if own.name == node => Ok(()),
         _ => Err("node requested token bound to a pod scheduled on a different node"),
     }
+}
+
+/// A node gets tokens for those audiences alone that its pod mounts one for; none named is our own.
+fn check_audience(node: &str, audiences: &[String], pod: &Value) -> Result<(), String> {
+    let wanted = match audiences {
+        [] => "",
+        [audience] => audience,
+        _ => return Err("node may only request 0 or 1 audiences".to_owned()),
+    };
+    let mounts = |source: &Value| {
+        let token = source.get("serviceAccountToken");
+        token.is_some_and(|token| token.str_at(&["audience"]).unwrap_or_default() == wanted)
+    };
+    let volumes = pod.array_at(&["spec", "volumes"]).iter();
+    if volumes.flat_map(|volume| volume.array_at(&["projected", "sources"])).any(mounts) {
+        return Ok(());
+    }
+    Err(format!("system:node:{node} is not authorized to request tokens for audience {wanted:?}"))
 }
 
 fn check_seconds(seconds: i64) -> Result<(), Status> {
@@ -169,9 +191,27 @@ mod tests {
     #[test]
     fn a_node_gets_tokens_for_its_own_pods_alone() {
         let binding = |kind, name: &str| Binding { kind, name: name.into(), uid: Str::default() };
-        assert!(check_node("a", &[]).is_err());
-        assert!(check_node("a", &[binding("pod", "p"), binding("node", "a")]).is_ok());
-        assert!(check_node("a", &[binding("pod", "p"), binding("node", "b")]).is_err());
-        assert!(check_node("a", &[binding("pod", "p")]).is_err());
+        assert!(check_node("a", "u", &[]).is_err());
+        assert!(check_node("a", "u", &[binding("pod", "p"), binding("node", "a")]).is_ok());
+        assert!(check_node("a", "", &[binding("pod", "p"), binding("node", "a")]).is_err());
+        assert!(check_node("a", "u", &[binding("pod", "p"), binding("node", "b")]).is_err());
+        assert!(check_node("a", "u", &[binding("pod", "p")]).is_err());
+    }
+
+    #[test]
+    fn a_node_gets_tokens_for_audiences_that_its_pod_mounts_alone() {
+        let pod = api::json!({"spec": {"volumes": [
+            {"name": "empty", "emptyDir": {}},
+            {"name": "tokens", "projected": {"sources": [{"serviceAccountToken": {"path": "vault", "audience": "vault"}}]}},
+        ]}});
+        let check = |audiences: &[&str]| {
+            let audiences: Vec<String> = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+            check_audience("a", &audiences, &pod)
+        };
+        assert_eq!(check(&["vault"]), Ok(()));
+        let refused = "system:node:a is not authorized to request tokens for audience \"evil\"";
+        assert_eq!(check(&["evil"]), Err(refused.to_owned()));
+        assert!(check(&[]).is_err());
+        assert!(check(&["vault", "evil"]).is_err());
     }
 }

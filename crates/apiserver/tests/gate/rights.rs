@@ -133,6 +133,19 @@ async fn a_node_reads_what_its_pods_name() {
     assert_eq!(other.get(&format!("{MAPS}/used")).await.code.as_u16(), 403);
     node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Da").await.expect(200);
     assert_eq!(node.get("/api/v1/pods").await.code.as_u16(), 403);
+    // Of accounts those of its pods, of nodes itself; whether they exist or not.
+    node.get("/api/v1/namespaces/default/serviceaccounts/default").await.expect(200);
+    for (path, why) in [
+        ("/api/v1/namespaces/kube-system/serviceaccounts/default", "no relationship found"),
+        ("/api/v1/nodes", "cannot read all nodes"),
+        ("/api/v1/nodes/b", "cannot read 'b'"),
+        ("/api/v1/namespaces/default/persistentvolumeclaims/c", "no relationship found"),
+        ("/apis/storage.k8s.io/v1/volumeattachments", "cannot list"),
+    ] {
+        let message = node.get(path).await.message(403);
+        assert!(message.contains(why), "{path}: {message}");
+    }
+    assert_eq!(node.get("/api/v1/nodes/a").await.code.as_u16(), 404);
     let again = admin.post("/api/v1/namespaces/default/pods/p/binding", binding).await.message(409);
     assert!(again.contains("is already assigned to node \"a\""), "{again}");
     world.close().await;
