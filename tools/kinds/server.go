@@ -354,7 +354,7 @@ func (s *server) describe(all *served, t *types) error {
 }
 
 // aliases are selector labels that are not paths of fields.
-var aliases = []string{"source", "status.podIPs"}
+var aliases = []string{"source", "status.podIPs", "status.successful"}
 
 func (s *server) recordSelectors(all *served, t *types) error {
 	for _, r := range all.resources {

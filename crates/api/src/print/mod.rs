@@ -6,6 +6,7 @@
 mod duration;
 mod heading;
 mod network;
+pub mod ordered;
 mod pod;
 mod policy;
 mod storage;
@@ -61,14 +62,16 @@ pub fn table(
     let mut table = crate::json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1"});
     table.set(&["metadata"], list_metadata);
     table.set(&["columnDefinitions"], if headers { columns(kind) } else { Value::Null });
-    table.set(&["rows"], rows);
+    // Upstream's printer of kinds that have none of their own makes nothing of nothing.
+    let has_own = kind.columns.iter().all(|column| column.name != "Created At");
+    table.set(&["rows"], if rows.is_empty() && !has_own { Value::Null } else { rows.into() });
     table
 }
 
 fn columns(kind: &KindFacts) -> Value {
     let column = |column: &crate::table::Column| {
         let mut value = crate::json!({});
-        value.set(&["description"], heading::description(column));
+        value.set(&["description"], heading::description(kind, column));
         value.set(&["name"], column.name);
         value.set(&["type"], column.ty);
         value.set(&["format"], if column.format == "-" { "" } else { column.format });
@@ -104,6 +107,7 @@ fn row(
         IncludeObject::Metadata => {
             let mut partial = crate::json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"});
             partial.set(&["metadata"], object.get("metadata").cloned().unwrap_or_else(Value::object));
+            workload::hide_inner(kind, &mut partial);
             partial
         }
     };

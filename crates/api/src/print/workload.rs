@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::selector::label::Selector;
+use crate::table::KindFacts;
 use crate::value::Value;
 
 use super::duration::human;
@@ -70,6 +71,21 @@ pub(super) fn daemon_set(view: View<'_>) -> Vec<Value> {
         view.age(),
     ];
     with_containers(cells, view, Some(view.selector(&["spec", "selector"])))
+}
+
+/// The annotation that is a number in upstream's own form of a DaemonSet, of which rows show the metadata.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+/// Takes out of a row's metadata what upstream does not keep there.
+pub(super) fn hide_inner(kind: &KindFacts, partial: &mut Value) {
+    if kind.kind != "DaemonSet" {
+        return;
+    }
+    let annotations = ["metadata", "annotations"];
+    partial.remove(&[annotations[0], annotations[1], TEMPLATE_GENERATION]);
+    if partial.at(&annotations).is_some_and(Value::is_empty) {
+        partial.remove(&annotations);
+    }
 }
 
 pub(super) fn controller_revision(view: View<'_>) -> Vec<Value> {

@@ -74,6 +74,11 @@ pub fn invalid(field: impl Display, value: impl Into<Value>, detail: &str) -> Ca
     cause("FieldValueInvalid", field, "Invalid value", Some(&value.into()), detail)
 }
 
+/// A value is malformed or out of bounds; `shown` is the value as the message has it.
+pub fn invalid_shown(field: impl Display, shown: &str, detail: &str) -> Cause {
+    cause("FieldValueInvalid", field, &format!("Invalid value: {shown}"), None, detail)
+}
+
 /// A value is of the wrong type.
 pub fn type_invalid(field: impl Display, value: impl Into<Value>, detail: &str) -> Cause {
     cause("FieldValueTypeInvalid", field, "Invalid value", Some(&value.into()), detail)

@@ -1,7 +1,9 @@
 //! `metadata` of every kind: on creation and on update.
 
 use crate::names::split_api_version;
+use crate::print::ordered;
 use crate::status::Cause;
+use crate::table::types;
 use crate::value::{Map, Value};
 
 use super::cause::{self, quoted};
@@ -109,17 +111,23 @@ fn common(metadata: &Value, path: &Path, finalizers_too: bool, causes: &mut Vec<
         .extend(map("annotations").into_iter().flat_map(|map| annotations(map, &path.child("annotations"))));
     causes.extend(owner_references(metadata.array_at(&["ownerReferences"]), &path.child("ownerReferences")));
     if finalizers_too {
-        let (list, path) = (metadata.array_at(&["finalizers"]), path.child("finalizers"));
-        causes.extend(finalizers(list, &path));
-        for (index, name) in list.iter().enumerate() {
-            let name = name.as_str().unwrap_or_default();
-            if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-                let detail = "name is neither a standard finalizer name nor is it fully qualified";
-                causes.push(cause::invalid(path.index(index), name, detail));
-            }
-        }
+        causes.extend(finalizer_names(metadata));
     }
     causes.extend(managed_fields(metadata.array_at(&["managedFields"]), &path.child("managedFields")));
+}
+
+/// What is wrong with the finalizers of an object's metadata, their names included.
+pub fn finalizer_names(metadata: &Value) -> Vec<Cause> {
+    let (list, path) = (metadata.array_at(&["finalizers"]), Path::root("metadata").child("finalizers"));
+    let mut causes = finalizers(list, &path);
+    for (index, name) in list.iter().enumerate() {
+        let name = name.as_str().unwrap_or_default();
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(cause::invalid(path.index(index), name, detail));
+        }
+    }
+    causes
 }
 
 /// What is wrong with a set of annotations.
@@ -170,7 +178,11 @@ fn owner_references(owners: &[Value], path: &Path) -> Vec<Cause> {
                         "Only one reference can have Controller set to true. Found \"true\" in references for \
                          {first} and {this}"
                     );
-                    causes.push(cause::invalid(path, owners.to_vec(), &detail));
+                    let shown = match types().find("meta/v1.OwnerReference") {
+                        Some(ty) => ordered::list(ty, owners),
+                        None => Value::Array(owners.to_vec()).to_string(),
+                    };
+                    causes.push(cause::invalid_shown(path, &shown, &detail));
                 }
             }
         }

@@ -112,7 +112,7 @@ pub(super) fn path_item(out: &mut Message, value: &Value) {
 }
 
 fn operation(out: &mut Message, map: &Map) {
-    out.texts(map, &[("tags", 1), ("operationId", 5), ("produces", 6), ("consumes", 7)]);
+    out.texts(map, &[("tags", 1), ("description", 3), ("operationId", 5), ("produces", 6), ("consumes", 7)]);
     for each in map.get("parameters").and_then(Value::as_array).unwrap_or_default() {
         out.nested(8, |out| parameter(out, each));
     }
@@ -148,7 +148,7 @@ fn parameter(out: &mut Message, value: &Value) {
             other.nested(if path { 4 } else { 3 }, |out| {
                 out.bool(1, required);
                 let (ty, unique) = if path { (5, 18) } else { (6, 20) };
-                out.texts(map, &[("in", 2), ("name", 4), ("type", ty)]);
+                out.texts(map, &[("in", 2), ("description", 3), ("name", 4), ("type", ty)]);
                 out.bool(unique, true);
             });
         }),

@@ -6,6 +6,7 @@
 mod gnostic;
 mod paths;
 mod schemas;
+mod words;
 
 use crate::json;
 use crate::schema::descriptions::{self, Descriptions};
@@ -55,16 +56,25 @@ pub fn documents() -> impl Iterator<Item = Document> {
     })
 }
 
+/// What the code that makes documents amounts to.
+const CODE: u64 = sum(sum(FIRST_SUM, include_bytes!("words.rs")), include_bytes!("paths.rs"));
+const FIRST_SUM: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a; nothing here guards against malice.
+const fn sum(mut sum: u64, bytes: &[u8]) -> u64 {
+    let mut at = 0;
+    while at < bytes.len() {
+        sum = (sum ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    sum
+}
+
 /// A word that changes when the documents do, for caches.
 pub fn hash() -> String {
-    // FNV-1a over the data that the documents are made from; nothing here guards against malice.
     let text =
         concat!(include_str!("../../table/data/types.txt"), include_str!("../../table/data/kinds.txt"));
-    let bytes = text.as_bytes().iter().chain(descriptions::PACKED);
-    let sum = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{sum:016X}")
+    format!("{:016X}", sum(sum(CODE, text.as_bytes()), descriptions::PACKED))
 }
 
 /// The document of a group and version, as JSON; `server` is the version that it names.
@@ -74,15 +84,14 @@ pub fn v3(group: &str, version: &str, server: &str) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(512 * 1024);
         out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
         info(server).write_to(&mut out);
-        out.extend_from_slice(b",\"paths\":");
-        members(
-            &mut out,
-            paths::of(kinds(), Dialect::V3, |kind| kind.group == group && kind.version == version),
-        );
-        out.extend_from_slice(b",\"components\":{\"schemas\":");
         let wanted =
             schemas::closure(types(), kinds(), |kind| kind.group == group && kind.version == version);
-        described(Dialect::V3, |writer| members(&mut out, writer.of(&wanted)));
+        described(Dialect::V3, |paths, schemas| {
+            out.extend_from_slice(b",\"paths\":");
+            members(&mut out, paths.of(|kind| kind.group == group && kind.version == version));
+            out.extend_from_slice(b",\"components\":{\"schemas\":");
+            members(&mut out, schemas.of(&wanted));
+        });
         out.extend_from_slice(b",\"securitySchemes\":{\"BearerToken\":");
         bearer().write_to(&mut out);
         out.extend_from_slice(b"}}}");
@@ -95,11 +104,13 @@ pub fn v2(server: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 * 1024 * 1024);
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     info(server).write_to(&mut out);
-    out.extend_from_slice(b",\"paths\":");
-    members(&mut out, paths::of(kinds(), Dialect::V2, |_| true));
-    out.extend_from_slice(b",\"definitions\":");
     let wanted = schemas::closure(types(), kinds(), |_| true);
-    described(Dialect::V2, |writer| members(&mut out, writer.of(&wanted)));
+    described(Dialect::V2, |paths, schemas| {
+        out.extend_from_slice(b",\"paths\":");
+        members(&mut out, paths.of(|_| true));
+        out.extend_from_slice(b",\"definitions\":");
+        members(&mut out, schemas.of(&wanted));
+    });
     out.extend_from_slice(b",\"securityDefinitions\":{\"BearerToken\":");
     bearer().write_to(&mut out);
     out.extend_from_slice(b"},\"security\":[{\"BearerToken\":[]}]}");
@@ -111,15 +122,15 @@ pub fn v2_protobuf(server: &str) -> Vec<u8> {
     let mut out = gnostic::Message::default();
     out.text(1, "2.0");
     out.nested(2, |out| gnostic::info(out, &info(server)));
-    out.nested(8, |out| {
-        for (name, value) in paths::of(kinds(), Dialect::V2, |_| true) {
-            out.named(2, &name, |out| gnostic::path_item(out, &value));
-        }
-    });
     let wanted = schemas::closure(types(), kinds(), |_| true);
-    described(Dialect::V2, |writer| {
+    described(Dialect::V2, |paths, schemas| {
+        out.nested(8, |out| {
+            for (name, value) in paths.of(|_| true) {
+                out.named(2, &name, |out| gnostic::path_item(out, &value));
+            }
+        });
         out.nested(9, |out| {
-            for (name, value) in writer.of(&wanted) {
+            for (name, value) in schemas.of(&wanted) {
                 if let Value::Object(map) = &value {
                     out.named(1, &name, |out| gnostic::schema(out, map));
                 }
@@ -131,11 +142,12 @@ pub fn v2_protobuf(server: &str) -> Vec<u8> {
     out.finish()
 }
 
-/// Lends a writer of schemas to `write`; the words go again when it is done.
-fn described(dialect: Dialect, write: impl FnOnce(&schemas::Writer<'_>)) {
+/// Lends writers of paths and of schemas to `write`; the words go again when it is done.
+fn described(dialect: Dialect, write: impl FnOnce(paths::Writer<'_>, &schemas::Writer<'_>)) {
     let text = descriptions::unpack();
     let words = Descriptions::read(&text);
-    write(&schemas::Writer { types: types(), kinds: kinds(), dialect, words: &words });
+    let paths = paths::Writer { kinds: kinds(), dialect, words: &words };
+    write(paths, &schemas::Writer { types: types(), kinds: kinds(), dialect, words: &words });
 }
 
 /// Writes an object member by member, so that no more than one of them is a tree at any time.

@@ -1,8 +1,9 @@
 //! The paths and operations of resources.
 
 use super::schemas::PATCH;
-use super::{Dialect, root};
+use super::{Dialect, root, words};
 use crate::json;
+use crate::schema::descriptions::Descriptions;
 use crate::table::{KindFacts, Kinds, Subresource, types};
 use crate::value::Value;
 
@@ -31,6 +32,18 @@ const DELETE: &[(&str, &str)] = &[
     ("propagationPolicy", "string"),
 ];
 
+const LOG: &[(&str, &str)] = &[
+    ("container", "string"),
+    ("follow", "boolean"),
+    ("insecureSkipTLSVerifyBackend", "boolean"),
+    ("limitBytes", "integer"),
+    ("previous", "boolean"),
+    ("sinceSeconds", "integer"),
+    ("stream", "string"),
+    ("tailLines", "integer"),
+    ("timestamps", "boolean"),
+];
+
 /// The media types of patches.
 const PATCHES: &[&str] = &[
     "application/apply-patch+yaml",
@@ -54,33 +67,52 @@ struct Operation<'a> {
     answer: String,
 }
 
-/// The paths of some kinds, one by one.
-pub(super) fn of<'a>(
-    kinds: &'a Kinds,
-    dialect: Dialect,
-    wanted: impl Fn(&KindFacts) -> bool + 'a,
-) -> impl Iterator<Item = (String, Value)> + 'a {
-    kinds.iter().filter(move |kind| wanted(kind)).flat_map(move |kind| {
-        let base = root(kind.group, kind.version);
-        let home = if kind.namespaced { format!("{base}/namespaces/{{namespace}}") } else { base.clone() };
-        let mut out = Vec::new();
-        let collection = collection(kind);
-        out.push((format!("{home}/{}", kind.resource), path(kind, dialect, None, collection, false)));
-        if kind.namespaced && kind.can("list") {
-            let everywhere = vec![list(kind)];
-            out.push((format!("{base}/{}", kind.resource), path(kind, dialect, None, everywhere, true)));
-        }
-        let single = single(kind);
-        if !single.is_empty() {
-            let name = format!("{home}/{}/{{name}}", kind.resource);
-            out.push((name, path(kind, dialect, Some(""), single, false)));
-        }
-        for sub in &kind.subresources {
-            let name = format!("{home}/{}/{{name}}/{}", kind.resource, sub.name);
-            out.push((name, path(kind, dialect, Some(sub.name), below(sub), false)));
-        }
-        out
-    })
+/// Makes paths.
+#[derive(Clone, Copy)]
+pub(super) struct Writer<'a> {
+    pub(super) kinds: &'a Kinds,
+    pub(super) dialect: Dialect,
+    pub(super) words: &'a Descriptions<'a>,
+}
+
+/// Where an operation is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    kind: &'a KindFacts,
+    /// None for a collection, else what comes behind the name.
+    below: Option<&'a str>,
+    /// Whether it is a collection of all namespaces.
+    everywhere: bool,
+}
+
+impl<'a> Writer<'a> {
+    /// The paths of some kinds, one by one.
+    pub(super) fn of(
+        self,
+        wanted: impl Fn(&KindFacts) -> bool + 'a,
+    ) -> impl Iterator<Item = (String, Value)> + 'a {
+        self.kinds.iter().filter(move |kind| wanted(kind)).flat_map(move |kind| {
+            let base = root(kind.group, kind.version);
+            let home =
+                if kind.namespaced { format!("{base}/namespaces/{{namespace}}") } else { base.clone() };
+            let at = |below, everywhere| Place { kind, below, everywhere };
+            let mut out = Vec::new();
+            out.push((format!("{home}/{}", kind.resource), self.path(at(None, false), collection(kind))));
+            if kind.namespaced && kind.can("list") {
+                out.push((format!("{base}/{}", kind.resource), self.path(at(None, true), vec![list(kind)])));
+            }
+            let single = single(kind);
+            if !single.is_empty() {
+                let name = format!("{home}/{}/{{name}}", kind.resource);
+                out.push((name, self.path(at(Some(""), false), single)));
+            }
+            for sub in &kind.subresources {
+                let name = format!("{home}/{}/{{name}}/{}", kind.resource, sub.name);
+                out.push((name, self.path(at(Some(sub.name), false), below(sub))));
+            }
+            out
+        })
+    }
 }
 
 fn schema_name(group: &str, version: &str, kind: &str) -> String {
@@ -208,7 +240,7 @@ fn below(sub: &Subresource) -> Vec<Operation<'static>> {
         });
     }
     if sub.name == "log" {
-        let query = Vec::new();
+        let query = LOG.to_vec();
         out.push(Operation {
             method: "get",
             action: "get",
@@ -243,84 +275,94 @@ fn connections(sub: &Subresource) -> impl Iterator<Item = Operation<'static>> {
     })
 }
 
-/// A path with its operations; `below` is none for a collection, else what comes behind the name.
-fn path(
-    kind: &KindFacts,
-    dialect: Dialect,
-    below: Option<&str>,
-    operations: Vec<Operation<'_>>,
-    everywhere: bool,
-) -> Value {
-    let mut out = Value::object();
-    for operation in operations {
-        out.set(&[operation.method], render(kind, dialect, below, &operation, everywhere));
+impl Writer<'_> {
+    /// A path with its operations.
+    fn path(self, place: Place<'_>, operations: Vec<Operation<'_>>) -> Value {
+        let mut out = Value::object();
+        for operation in operations {
+            out.set(&[operation.method], self.render(place, &operation));
+        }
+        let mut parameters = Vec::new();
+        if place.below.is_some() {
+            parameters.push(self.parameter("name", "path", "string"));
+        }
+        if place.kind.namespaced && !place.everywhere {
+            parameters.push(self.parameter("namespace", "path", "string"));
+        }
+        if !parameters.is_empty() {
+            out.set(&["parameters"], parameters);
+        }
+        out
     }
-    let mut parameters = Vec::new();
-    if below.is_some() {
-        parameters.push(parameter(dialect, "name", "path", "string"));
-    }
-    if kind.namespaced && !everywhere {
-        parameters.push(parameter(dialect, "namespace", "path", "string"));
-    }
-    if !parameters.is_empty() {
-        out.set(&["parameters"], parameters);
-    }
-    out
-}
 
-fn parameter(dialect: Dialect, name: &str, place: &str, ty: &str) -> Value {
-    let mut out = Value::object();
-    out.set(&["name"], name);
-    out.set(&["in"], place);
-    if place == "path" {
-        out.set(&["required"], true);
+    fn parameter(self, name: &str, place: &str, ty: &str) -> Value {
+        let mut out = Value::object();
+        if let Some(words) = words::parameter(self.words, name) {
+            out.set(&["description"], words);
+        }
+        out.set(&["name"], name);
+        out.set(&["in"], place);
+        if place == "path" {
+            out.set(&["required"], true);
+        }
+        let home: &[&str] = if self.dialect == Dialect::V2 { &[] } else { &["schema"] };
+        out.set(&[home, &["type"][..]].concat(), ty);
+        out.set(&[home, &["uniqueItems"][..]].concat(), true);
+        out
     }
-    match dialect {
-        Dialect::V2 => out.set(&["type"], ty),
-        Dialect::V3 => out.set(&["schema", "type"], ty),
-    }
-    out.set(if dialect == Dialect::V2 { &["uniqueItems"] } else { &["schema", "uniqueItems"] }, true);
-    out
-}
 
-fn render(
-    kind: &KindFacts,
-    dialect: Dialect,
-    below: Option<&str>,
-    operation: &Operation<'_>,
-    everywhere: bool,
-) -> Value {
-    let mut out = Value::object();
-    out.set(&["operationId"], operation_id(kind, below, operation, everywhere));
-    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
-    out.set(&["tags"], vec![format!("{}_{}", group, kind.version)]);
-    let mut parameters: Vec<Value> =
-        operation.query.iter().map(|(name, ty)| parameter(dialect, name, "query", ty)).collect();
-    let media = if operation.method == "patch" { PATCHES } else { OBJECTS };
-    if let Some(body) = &operation.body {
-        let required = operation.method != "delete";
-        match dialect {
-            Dialect::V2 => {
-                let mut entry = json!({"name": "body", "in": "body"});
-                entry.set(&["schema"], dialect.reference(body));
-                if required {
-                    entry.set(&["required"], true);
+    fn render(self, place: Place<'_>, operation: &Operation<'_>) -> Value {
+        let (kind, dialect) = (place.kind, self.dialect);
+        let mut out = Value::object();
+        out.set(
+            &["description"],
+            words::operation(operation.action, operation.method, kind.kind, place.below),
+        );
+        out.set(&["operationId"], operation_id(place, operation));
+        let group =
+            if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
+        out.set(&["tags"], vec![format!("{}_{}", group, kind.version)]);
+        let mut parameters: Vec<Value> =
+            operation.query.iter().map(|(name, ty)| self.parameter(name, "query", ty)).collect();
+        let media = if operation.method == "patch" { PATCHES } else { OBJECTS };
+        if let Some(body) = &operation.body {
+            let required = operation.method != "delete";
+            match dialect {
+                Dialect::V2 => {
+                    let mut entry = json!({"name": "body", "in": "body"});
+                    entry.set(&["schema"], dialect.reference(body));
+                    if required {
+                        entry.set(&["required"], true);
+                    }
+                    parameters.push(entry);
+                    out.set(&["consumes"], media.iter().map(|name| Value::from(*name)).collect::<Vec<_>>());
                 }
-                parameters.push(entry);
-                out.set(&["consumes"], media.iter().map(|name| Value::from(*name)).collect::<Vec<_>>());
-            }
-            Dialect::V3 => {
-                let shown = if operation.method == "patch" { media } else { &["*/*"] };
-                out.set(&["requestBody", "content"], content(dialect, shown, body));
-                if required {
-                    out.set(&["requestBody", "required"], true);
+                Dialect::V3 => {
+                    let shown = if operation.method == "patch" { media } else { &["*/*"] };
+                    out.set(&["requestBody", "content"], content(dialect, shown, body));
+                    if required {
+                        out.set(&["requestBody", "required"], true);
+                    }
                 }
             }
         }
+        if !parameters.is_empty() {
+            out.set(&["parameters"], parameters);
+        }
+        responses(dialect, operation, &mut out);
+        out.set(&["x-kubernetes-action"], operation.action);
+        let (group, version, name) = match place.below.and_then(|name| kind.subresource(name)) {
+            Some(sub) => (sub.group, sub.version, sub.kind),
+            None => (kind.group, kind.version, kind.kind),
+        };
+        for (key, value) in [("group", group), ("version", version), ("kind", name)] {
+            out.set(&["x-kubernetes-group-version-kind", key], value);
+        }
+        out
     }
-    if !parameters.is_empty() {
-        out.set(&["parameters"], parameters);
-    }
+}
+
+fn responses(dialect: Dialect, operation: &Operation<'_>, out: &mut Value) {
     let codes: &[(&str, &str)] = match operation.method {
         "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
         "put" | "patch" => &[("200", "OK"), ("201", "Created")],
@@ -342,15 +384,6 @@ fn render(
         }
     }
     out.set(&["responses", "401", "description"], "Unauthorized");
-    out.set(&["x-kubernetes-action"], operation.action);
-    let (group, version, name) = match below.and_then(|name| kind.subresource(name)) {
-        Some(sub) => (sub.group, sub.version, sub.kind),
-        None => (kind.group, kind.version, kind.kind),
-    };
-    for (key, value) in [("group", group), ("version", version), ("kind", name)] {
-        out.set(&["x-kubernetes-group-version-kind", key], value);
-    }
-    out
 }
 
 fn content(dialect: Dialect, media: &[&str], schema: &str) -> Value {
@@ -362,12 +395,8 @@ fn content(dialect: Dialect, media: &[&str], schema: &str) -> Value {
 }
 
 /// `listAppsV1NamespacedDeployment`, `readCoreV1NamespacedPodStatus`, ...
-fn operation_id(
-    kind: &KindFacts,
-    below: Option<&str>,
-    operation: &Operation<'_>,
-    everywhere: bool,
-) -> String {
+fn operation_id(place: Place<'_>, operation: &Operation<'_>) -> String {
+    let Place { kind, below, everywhere } = place;
     let group: String = match kind.group {
         "" => "Core".to_owned(),
         name => name.trim_end_matches(".k8s.io").split(['.', '-']).map(capitalised).collect(),

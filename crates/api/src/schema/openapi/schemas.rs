@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Dialect, group_of_package};
+use super::{Dialect, group_of_package, words};
 use crate::json;
 use crate::schema::descriptions::Descriptions;
 use crate::table::{Field, KindFacts, Kinds, List, Part, Shape, ShapeId, Type, TypeId, Types};
@@ -158,6 +158,12 @@ impl<'a> Writer<'a> {
         out
     }
 
+    /// The kind that a type is the list of.
+    fn listed(&self, ty: &str) -> Option<&KindFacts> {
+        let of = ty.strip_suffix("List")?;
+        self.kinds.iter().find(|kind| self.types.openapi_name(self.types.get(kind.ty)) == of)
+    }
+
     fn property(&self, ty: &str, field: &Field) -> Value {
         let mut out = shape(self.types, self.dialect, field.shape);
         let default = field.default.and_then(|text| parse(text.as_bytes()).ok());
@@ -170,6 +176,11 @@ impl<'a> Writer<'a> {
             out = all;
         }
         self.describe(&mut out, ty, field.name);
+        if field.name == "items"
+            && let Some(kind) = self.listed(ty)
+        {
+            out.set(&["description"], words::items(kind.resource));
+        }
         if let Some(default) = default.filter(|_| out.get("$ref").is_none()) {
             out.set(&["default"], default);
         }
