@@ -71,6 +71,9 @@ fn record(project: &Project, binaries: &Path) -> Result<()> {
         let mut lines = String::new();
         for request in exchange::parse(&name, &fs::read_to_string(&file)?) {
             let answer = upstream.send(&kept.fill(&request), |body| kept.keep(&request, body))?;
+            if request.upstream_only {
+                continue;
+            }
             let line = serde_json::json!({
                 "request": request.name, "code": answer.code, "headers": answer.headers, "body": answer.body
             });

@@ -139,6 +139,9 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str)
     let (new_metadata, old_metadata) =
         (new.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
     let mut causes = api::validation::metadata::on_update(new_metadata, old_metadata);
+    if crate::strategy::judges_finalizers_again(&kind.group_resource) {
+        causes.extend(api::validation::metadata::finalizer_names(new_metadata));
+    }
     if subresource != "status" {
         causes.extend(api::schema::validate(kind.stored_facts.ty, new));
     }

@@ -147,7 +147,7 @@ fn to_autoscaling_v2(tree: &mut Value) {
 
 fn add(tree: &mut Value, path: &[&str], metric: Value) {
     let mut metrics = tree.array_at(path).to_vec();
-    metrics.insert(0, metric);
+    metrics.push(metric);
     tree.set(path, metrics);
 }
 
@@ -172,7 +172,7 @@ mod tests {
         let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
         let pods = json!({"type": "Pods", "pods": {"metric": {"name": "m"}}});
         let stored = json!({"apiVersion": "autoscaling/v2", "metadata": {"name": "a"}, "spec": {"maxReplicas": 3,
-            "minReplicas": 1, "metrics": [cpu, pods]}});
+            "minReplicas": 1, "metrics": [pods, cpu]}});
         let old = from_stored(kind, stored.clone()).unwrap();
         assert_eq!(old.int_at(&["spec", "targetCPUUtilizationPercentage"]), Some(50));
         assert_eq!(to_stored(kind, old).unwrap(), stored);

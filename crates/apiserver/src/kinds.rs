@@ -227,10 +227,13 @@ pub fn selectable(kind: &Kind, tree: &Value) -> Vec<(Str, Str)> {
 }
 
 fn field(kind: &Kind, tree: &Value, path: &str) -> Option<Str> {
-    // Upstream's two labels that are no paths.
+    // Upstream's labels that are no paths.
     let special: &[&str] = match (kind.facts.kind, path) {
         ("Event", "source") => &["source", "component"],
         ("Event", "reportingComponent") => &["reportingComponent"],
+        ("Job", "status.successful") => {
+            return Some(tree.int_at(&["status", "succeeded"]).unwrap_or_default().to_string().into());
+        }
         ("Pod", "status.podIPs") => {
             let ips = tree.array_at(&["status", "podIPs"]);
             let joined: Vec<&str> = ips.iter().filter_map(|ip| ip.str_at(&["ip"])).collect();

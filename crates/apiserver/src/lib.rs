@@ -24,6 +24,7 @@ mod kinds;
 pub mod limits;
 mod lookups;
 mod managed;
+mod metrics;
 mod negotiate;
 mod openapi;
 mod query;

@@ -103,7 +103,7 @@ impl Range<'_> {
     }
 
     /// The shape that the parameters ask for; `None` if the endpoint has no such.
-    fn shape(&self, endpoint: Endpoint, list: bool) -> Option<Shape> {
+    fn shape(&self, endpoint: Endpoint) -> Option<Shape> {
         match self.parameter("stream") {
             None | Some("" | "watch") => {}
             Some(_) => return None,
@@ -119,8 +119,7 @@ impl Range<'_> {
         match wanted {
             _ if endpoint == Endpoint::Plain || !meta => None,
             Some("Table") => Some(Shape::Table),
-            Some("PartialObjectMetadata") if !list => Some(Shape::Metadata),
-            Some("PartialObjectMetadataList") if list => Some(Shape::Metadata),
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Some(Shape::Metadata),
             _ => None,
         }
     }
@@ -128,23 +127,47 @@ impl Range<'_> {
 
 /// Agrees on a representation. `list` tells whether the answer is a collection.
 pub fn negotiate(accept: &str, endpoint: Endpoint, list: bool) -> Result<Accepted, Status> {
+    let (accepted, wanted) = agree(accept, endpoint)?;
+    // Who names the other of the two is mistaken about what there is, and is told so.
+    let mistaken = match wanted {
+        "PartialObjectMetadata" if list => "a list",
+        "PartialObjectMetadataList" if !list => "not a list",
+        _ => return Ok(accepted),
+    };
+    let why = format!("you requested {wanted}, but the requested object is {mistaken}");
+    Err(Status::new(Reason::NotAcceptable, why))
+}
+
+/// The same for watches, which tell of single objects by either word.
+pub fn negotiate_watch(accept: &str) -> Result<Accepted, Status> {
+    agree(accept, Endpoint::Objects).map(|(accepted, _)| accepted)
+}
+
+/// What was agreed on, and the word for its shape.
+fn agree(accept: &str, endpoint: Endpoint) -> Result<(Accepted, &str), Status> {
     if accept.is_empty() {
-        return Ok(Accepted { media: Media::Json, shape: Shape::Whole });
+        return Ok((Accepted { media: Media::Json, shape: Shape::Whole }, ""));
     }
+    let mut is_known = false;
     for range in ranges(accept) {
         for media in [Media::Json, Media::Yaml] {
             if !range.covers(media) {
                 continue;
             }
-            if let Some(shape) = range.shape(endpoint, list) {
-                return Ok(Accepted { media, shape });
+            is_known = true;
+            if let Some(shape) = range.shape(endpoint) {
+                let wanted = range.parameters.iter().find(|(key, _)| *key == "as");
+                return Ok((Accepted { media, shape }, wanted.map_or("", |(_, wanted)| wanted)));
             }
         }
     }
-    let mut status = Status::new(
-        Reason::NotAcceptable,
-        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml",
-    );
+    let served = "application/json, application/yaml";
+    if is_known {
+        let words = format!("only the following media types are accepted: {served}");
+        return Err(Status::new(Reason::NotAcceptable, words));
+    }
+    let words = format!("406: Not Acceptable\n\nAvailable representations: {served}");
+    let mut status = Status::new(Reason::NotAcceptable, words);
     status.details = Some(Box::default());
     Err(status)
 }

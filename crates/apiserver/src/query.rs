@@ -85,6 +85,11 @@ pub fn get_options(query: Query<'_>) -> GetOptions {
 
 /// Options of a list or of a deletion of a collection.
 pub fn list_options(query: Query<'_>) -> Result<ListOptions, Status> {
+    if query.get("sendInitialEvents").is_some_and(|value| !value.is_empty()) {
+        let why = "sendInitialEvents is forbidden for list";
+        let cause = api::validation::cause::forbidden("sendInitialEvents", why);
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
+    }
     Ok(ListOptions {
         label_selector: query.text("labelSelector"),
         field_selector: query.text("fieldSelector"),
@@ -111,23 +116,17 @@ pub fn write_options(query: Query<'_>, kind: &str) -> Result<WriteOptions, Statu
 /// The rules of `metav1/validation` for options of writes.
 pub fn check_write_options(options: &WriteOptions, kind: &str) -> Result<(), Status> {
     let mut causes = Vec::new();
-    let invalid = |field: &str, value: &str, why: &str| Cause {
-        reason: "FieldValueInvalid".into(),
-        message: format!("Invalid value: \"{value}\": {why}"),
-        field: field.into(),
-    };
     if options.field_manager.len() > 128 {
         causes.push(Cause {
             reason: "FieldValueTooLong".into(),
             message: "Too long: may not be more than 128 bytes".into(),
             field: "fieldManager".into(),
         });
-    } else if options.field_manager.chars().any(char::is_control) {
-        causes.push(invalid(
-            "fieldManager",
-            &options.field_manager,
-            "should only contain printable characters",
-        ));
+    }
+    let manager = options.field_manager.as_str();
+    for (at, letter) in manager.char_indices().filter(|(_, letter)| letter.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+        causes.push(api::validation::cause::invalid("fieldManager", manager, &why));
     }
     if !matches!(options.field_validation.as_str(), "" | "Ignore" | "Warn" | "Strict") {
         causes.push(Cause {

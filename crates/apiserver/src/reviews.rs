@@ -138,8 +138,24 @@ fn token(gate: &Gate, review: &Value) -> Value {
         Some((identity, audiences)) => json!({
             "authenticated": true, "user": (user_info(&identity)), "audiences": audiences
         }),
-        None => json!({"user": {}, "error": "invalid bearer token"}),
+        None => {
+            let why = match gate.authenticator().audiences_of(token) {
+                Some(own) if !own.iter().any(|one| audiences.contains(one)) => format!(
+                    "[invalid bearer token, token audiences {} is invalid for the target audiences {}]",
+                    quoted_all(&own),
+                    quoted_all(&audiences)
+                ),
+                _ => "invalid bearer token".to_owned(),
+            };
+            json!({"user": {}, "error": why})
+        }
     }
+}
+
+/// Texts as Go prints a list of them.
+fn quoted_all(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| cause::quoted(text)).collect();
+    format!("[{}]", quoted.join(" "))
 }
 
 fn user_info(identity: &Identity) -> Value {

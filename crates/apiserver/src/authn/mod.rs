@@ -128,16 +128,23 @@ impl Authenticator {
         audiences: &[String],
         lookups: &dyn Lookups,
     ) -> Option<(Identity, Vec<String>)> {
-        let verified = match self.verified.get(token) {
-            Some(verified) => verified,
-            None => {
-                let verified = Arc::new(Verified::read(&self.keys.verify(token)?, &self.issuer)?);
-                self.verified.insert(token, &verified);
-                verified
-            }
-        };
+        let verified = self.verified(token)?;
         let audiences = verified.judge(token, lookups, audiences)?;
         Some((verified.identity(), audiences))
+    }
+
+    /// Whom a token is for that is signed by us, whether or not it still holds; none if it names nobody.
+    pub fn audiences_of(&self, token: &str) -> Option<Vec<String>> {
+        self.verified(token).map(|verified| verified.audiences().to_vec()).filter(|own| !own.is_empty())
+    }
+
+    fn verified(&self, token: &str) -> Option<Arc<Verified>> {
+        if let Some(verified) = self.verified.get(token) {
+            return Some(verified);
+        }
+        let verified = Arc::new(Verified::read(&self.keys.verify(token)?, &self.issuer)?);
+        self.verified.insert(token, &verified);
+        Some(verified)
     }
 
     /// A token for a ServiceAccount.

@@ -213,6 +213,11 @@ impl Verified {
         at.is_none_or(|at| at.as_second() < now - limits::TOKEN_OUTLIVES_DELETION_SECONDS)
     }
 
+    /// Whom the token is for; nobody in particular for a token of a Secret.
+    pub(super) fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
     pub(super) fn identity(&self) -> Identity {
         let mut identity = Identity::service_account(&self.namespace, &self.name, &self.uid);
         let mut extra = |key: &str, value: &Str| {

@@ -32,7 +32,7 @@ use crate::query::{self, Query};
 use crate::route::{Info, Route, route};
 use crate::subresource::connect;
 use crate::table::Include;
-use crate::{discovery, kinds, limits, openapi, verbs};
+use crate::{discovery, kinds, limits, metrics, openapi, verbs};
 
 pub use health::GIT_VERSION;
 
@@ -122,13 +122,14 @@ impl Exchange<'_> {
         }
         let accept = header(self.headers, ACCEPT);
         if let Some(document) = discovery::document(path, accept, self.gate.advertised()) {
-            return Ok(self.discovered(document, accept));
+            return self.discovered(document, accept);
         }
         if let Some(response) = openapi::respond(path, self.headers, self.query) {
             return Ok(response);
         }
         match path.trim_end_matches('/') {
             "/version" => Ok(health::version(true)),
+            "/metrics" => Ok(render::metrics(metrics::text(self.gate))),
             "/.well-known/openid-configuration" => Ok(self.issuer()),
             "/openid/v1/jwks" => {
                 let keys = self.gate.authenticator().keys().key_set();
@@ -139,7 +140,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn discovered(&self, document: discovery::Document, accept: &str) -> Response {
+    fn discovered(&self, document: discovery::Document, accept: &str) -> Result<Response, Status> {
         if !document.etag.is_empty() {
             let quoted = format!("\"{}\"", document.etag);
             let mut response = if header(self.headers, IF_NONE_MATCH) == quoted {
@@ -155,10 +156,10 @@ impl Exchange<'_> {
             }
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(document.content_type));
             headers.insert(http::header::VARY, HeaderValue::from_static("Accept"));
-            return wire::compress::response(self.headers, response, wire::compress::LEVEL);
+            return Ok(wire::compress::response(self.headers, response, wire::compress::LEVEL));
         }
-        let media = negotiate(accept, Endpoint::Plain, false).map_or(Media::Json, |accepted| accepted.media);
-        render::response(200, media, self.pretty, document.body.to_vec())
+        let media = negotiate(accept, Endpoint::Plain, false)?.media;
+        Ok(render::response(200, media, self.pretty, document.body.to_vec()))
     }
 
     fn issuer(&self) -> Response {
@@ -180,8 +181,16 @@ impl Exchange<'_> {
             paths.push(format!("/apis/{}", group.name));
             paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
         }
-        let others =
-            ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+        let others = [
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ];
         paths.extend(others.map(str::to_owned));
         let document = api::json!({"paths": paths});
         render::response(200, Media::Json, true, document.to_bytes())
@@ -424,6 +433,7 @@ fn options_body(content_type: &str, body: Bytes) -> Result<Option<api::value::Va
         return Ok(None);
     }
     let json = to_json(content_type, body)?;
+    api::schema::type_meta(&json).map_err(|error| Status::bad_request(error.to_string()))?;
     api::value::parse(&json).map(Some).map_err(|error| Status::bad_request(error.to_string()))
 }
 

@@ -90,6 +90,12 @@ pub fn list(kind: &Kind, list: &List, shape: Shape, include: table::Include) -> 
     } else {
         list_head(kind, list, &mut out);
     }
+    if shape == Shape::Metadata && list.items.is_empty() {
+        // Upstream makes nothing of nothing here.
+        out.truncate(out.len() - 1);
+        out.extend_from_slice(b"null}");
+        return out;
+    }
     for (index, item) in list.items.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -183,6 +189,13 @@ pub fn text(code: u16, text: impl Into<String>) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What the server tells of itself.
+pub fn metrics(text: String) -> Response {
+    let mut response = self::text(200, text);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(crate::metrics::CONTENT_TYPE));
     response
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::interface::WatchEvent;
 use api::object::Object;
 use api::status::Status;
+use api::validation::cause;
 use api::value::{Value, write_string};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,7 +22,7 @@ use super::{Exchange, header, render};
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::limits;
-use crate::negotiate::{Endpoint, Media, Shape, negotiate};
+use crate::negotiate::{Media, Shape, negotiate_watch};
 use crate::route::Info;
 use crate::table::{self, Include};
 use crate::verbs::list::{Choice, parse_revision};
@@ -36,8 +37,7 @@ pub(super) fn respond(
 ) -> Result<Response, Status> {
     kind.require_verb("watch")?;
     let (gate, query) = (exchange.gate, exchange.query);
-    let accepted = negotiate(header(exchange.headers, ACCEPT), Endpoint::Objects, true)
-        .or_else(|_| negotiate(header(exchange.headers, ACCEPT), Endpoint::Objects, false))?;
+    let accepted = negotiate_watch(header(exchange.headers, ACCEPT))?;
     if accepted.media == Media::Yaml {
         return Err(Status::new(
             api::status::Reason::NotAcceptable,
@@ -90,17 +90,23 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
     let version = query.text("resourceVersion");
     let initial = query.get("sendInitialEvents").map(|value| value == "true" || value == "1");
     let matching = query.text("resourceVersionMatch");
+    let field = "resourceVersionMatch";
+    let mut causes = Vec::new();
     if initial.is_some() && matching != "NotOlderThan" {
-        return Err(invalid(
-            "resourceVersionMatch",
-            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        causes.push(cause::forbidden(field, why));
+        if !matching.is_empty() {
+            causes.push(cause::not_supported(field, matching.as_str(), &["NotOlderThan"]));
+        }
+    } else if initial.is_none() && !matching.is_empty() {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        causes.push(cause::forbidden(field, why));
     }
-    if initial.is_none() && !matching.is_empty() {
-        return Err(invalid(
-            "resourceVersionMatch",
-            "Forbidden: resourceVersionMatch is forbidden for watch",
-        ));
+    if !query.text("continue").is_empty() {
+        causes.push(cause::forbidden(field, "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    if !causes.is_empty() {
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes));
     }
     let revision = parse_revision(&version).map_err(|status| {
         let words = status.message.trim_start_matches("invalid resource version: ");
@@ -113,15 +119,6 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
         None if revision == 0 => Start::Now,
         _ => Start::After(revision),
     })
-}
-
-fn invalid(field: &str, message: &str) -> Status {
-    let cause = api::status::Cause {
-        reason: "FieldValueForbidden".into(),
-        message: message.into(),
-        field: field.into(),
-    };
-    Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
 }
 
 /// What comes to a watch beside events.

@@ -4,9 +4,12 @@
 //! storage version, decoded, pruned and defaulted by the table. Methods are synchronous and pure but for what
 //! they read through [`Lookups`].
 
+mod autoscalers;
+mod certificates;
 mod configuration;
 mod daemon_sets;
 mod endpoints;
+mod fixed;
 mod jobs;
 mod namespaces;
 mod nodes;
@@ -154,6 +157,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// What a client is warned of whose deletion does not say what becomes of dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     /// A last word before a deletion is begun.
     fn validate_delete(&self, _object: &Value, _context: &Context<'_>) -> Result<(), Status> {
         Ok(())
@@ -185,8 +193,10 @@ impl Strategy for Plain {
     }
 }
 
-/// All strategies.
+/// All strategies but those of [`fixed::ALL`].
 pub static ALL: &[&dyn Strategy] = &[
+    &autoscalers::Autoscalers,
+    &certificates::SigningRequests,
     &configuration::ConfigMaps,
     &configuration::Secrets,
     &daemon_sets::DaemonSets,
@@ -205,6 +215,7 @@ pub static ALL: &[&dyn Strategy] = &[
     &revisions::ControllerRevisions,
     &services::Services,
     &storage::Claims,
+    &storage::CsiNodes,
     &storage::Volumes,
     &workloads::Deployments,
     &workloads::ReplicaSets,
@@ -220,6 +231,7 @@ pub fn address_of_range(range: &api::validation::address::Cidr, index: u128) -> 
 pub fn of(resource: &GroupResource) -> &'static dyn Strategy {
     ALL.iter()
         .copied()
+        .chain(fixed::ALL.iter().map(|strategy| strategy as &dyn Strategy))
         .find(|strategy| {
             strategy
                 .resources()
@@ -264,6 +276,12 @@ const COUNTED: &[(&str, &str)] = &[
 /// Whether a kind's `metadata.generation` is kept.
 pub fn counts_generation(resource: &GroupResource) -> bool {
     COUNTED.iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
+}
+
+/// Whether upstream looks at the names of finalizers at updates too, as its code of these kinds does.
+pub fn judges_finalizers_again(resource: &GroupResource) -> bool {
+    let kinds = ["configmaps", "secrets", "services", "serviceaccounts", "endpoints"];
+    resource.group.is_empty() && kinds.contains(&resource.resource.as_str())
 }
 
 /// How names of a kind must look.

@@ -27,6 +27,15 @@ impl Strategy for DisruptionBudgets {
         false
     }
 
+    fn validate_status(&self, new: &Value, _old: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            let count = new.int_at(&["status", key]).unwrap_or_default();
+            words::non_negative(count, &Path::root("status").child(key), &mut causes);
+        }
+        causes
+    }
+
     fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let path = Path::root("spec");
         let Some(spec) = object.get("spec") else { return Vec::new() };

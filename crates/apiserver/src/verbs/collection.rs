@@ -22,11 +22,13 @@ pub async fn delete(
     list_options: &ListOptions,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
+    delete::warn_of_dependents(caller, kind, options);
     let shown = list::list(gate, kind, collection, list_options)?;
     let mut deletions = futures::stream::iter(shown.items.clone().into_iter().map(|object: Arc<Object>| {
         let target = Target::new(&collection.resource, object.namespace(), object.name());
-        // A precondition names one object's state; for a collection, each keeps to the object that was listed.
-        let options = DeleteOptions { uid: Some(object.uid().into()), ..options.clone() };
+        // Each deletion keeps to the object that was listed, unless the client names another, as upstream lets it.
+        let uid = options.uid.clone().or_else(|| Some(object.uid().into()));
+        let options = DeleteOptions { uid, ..options.clone() };
         async move { delete::delete(gate, caller, kind, &target, &options).await }
     }))
     .buffer_unordered(limits::DELETE_COLLECTION_WORKERS);

@@ -42,6 +42,7 @@ pub async fn delete(
     target: &Target,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
+    warn_of_dependents(caller, kind, options);
     let storage = gate.storage();
     let name = &target.name;
     for _ in 0..limits::WRITE_RETRIES {
@@ -74,6 +75,15 @@ pub async fn delete(
         }
     }
     Err(contended(kind, name))
+}
+
+/// Tells a client who does not say what becomes of dependents, where that may surprise.
+pub fn warn_of_dependents(caller: &Caller<'_>, kind: &Kind, options: &DeleteOptions) {
+    if options.propagation.is_none()
+        && let Some(warning) = kind.strategy.deletion_warning()
+    {
+        caller.warn(warning);
+    }
 }
 
 /// Decides what a deletion does now. Pure.

@@ -1,6 +1,7 @@
 //! Changing objects by patches.
 
 use api::interface::{PatchKind, Target, WriteOptions};
+use api::print::ordered;
 use api::status::{Reason, Status};
 use api::value::Value;
 
@@ -22,6 +23,10 @@ pub async fn patch(
     options: &WriteOptions,
 ) -> Result<Outcome, Status> {
     let patch = parse(patch_kind, body)?;
+    if options.force {
+        let cause = api::validation::cause::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
     let change = Change { caller, kind, target, options, retries: retries() };
     change
         .run(gate, &mut |old| {
@@ -29,7 +34,7 @@ pub async fn patch(
             let patched = codec::patched(kind, patch_kind, current, &patch)?;
             let bytes = patched.to_bytes();
             let new = codec::decode(kind, &bytes, options, caller)
-                .map_err(|status| unreadable(patch_kind, &bytes, &patch, status))?;
+                .map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
             keep_uid(kind, &new, old)?;
             Ok(new)
         })
@@ -53,18 +58,35 @@ pub fn parse(patch_kind: PatchKind, body: &[u8]) -> Result<Value, Status> {
 
 /// What a patch makes of an object must be an object of its kind. Upstream shows the outcome of a merge, and of a
 /// strategic merge the patch.
-fn unreadable(patch_kind: PatchKind, patched: &[u8], patch: &Value, status: Status) -> Status {
+fn unreadable(kind: &Kind, patch_kind: PatchKind, patched: &Value, patch: &Value, status: Status) -> Status {
     if status.reason != Reason::BadRequest {
         return status;
     }
     let shown = match patch_kind {
         PatchKind::StrategicMerge => go_words(patch),
-        _ => String::from_utf8_lossy(patched).into_owned(),
+        PatchKind::Json => ordered::patched(kind.facts.ty, patched, &gone_through(patch)),
+        _ => ordered::patched(kind.facts.ty, patched, patch),
     };
     let why = status.message.split_once(": ").map_or(status.message.as_str(), |(_, why)| why);
     let converted = if patch_kind == PatchKind::StrategicMerge { conversion_words(why) } else { None };
     let why = converted.as_deref().unwrap_or(why);
     Status::invalid("", "", "", vec![api::validation::cause::invalid("patch", shown.as_str(), why)])
+}
+
+/// An object for each object that the operations of a JSON patch go through.
+fn gone_through(patch: &Value) -> Value {
+    let mut out = Value::object();
+    for operation in patch.as_array().unwrap_or_default() {
+        let path = operation.str_at(&["path"]).unwrap_or_default();
+        let keys: Vec<&str> = path.split('/').skip(1).collect();
+        if let [through @ .., _] = keys.as_slice()
+            && !through.is_empty()
+            && out.at(through).is_none()
+        {
+            out.set(through, Value::object());
+        }
+    }
+    out
 }
 
 /// Upstream does not decode the outcome of a strategic merge but converts it, which fails in words of its own. Types

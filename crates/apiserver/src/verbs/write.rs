@@ -305,22 +305,18 @@ fn content(tree: &Value) -> Vec<(&Str, &Value)> {
 
 /// What no update changes stays, whatever the client sent.
 fn keep_metadata(new: &mut Value, old: &Value) {
-    for key in ["uid", "creationTimestamp", "deletionTimestamp"] {
+    for key in ["uid", "creationTimestamp"] {
         if let Some(value) = old.at(&["metadata", key]) {
             new.set(&["metadata", key], value.clone());
         }
     }
-    for key in ["deletionGracePeriodSeconds", "generateName"] {
-        if new.at(&["metadata", key]).is_none()
-            && key == "deletionGracePeriodSeconds"
+    // Who leaves these out means no change; who sends others is told that they are not his to choose.
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if new.at(&["metadata", key]).is_none_or(Value::is_null)
             && let Some(value) = old.at(&["metadata", key])
         {
             new.set(&["metadata", key], value.clone());
         }
-    }
-    if old.at(&["metadata", "deletionTimestamp"]).is_none() {
-        new.remove(&["metadata", "deletionTimestamp"]);
-        new.remove(&["metadata", "deletionGracePeriodSeconds"]);
     }
     new.remove(&["metadata", "selfLink"]);
 }

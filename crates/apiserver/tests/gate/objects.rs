@@ -322,7 +322,7 @@ async fn both_versions_of_an_autoscaler_are_one() {
     let world = World::open().await;
     let admin = world.admin();
     let old = r#"{"metadata":{"name":"h"},"spec":{"maxReplicas":3,"targetCPUUtilizationPercentage":50,
-        "scaleTargetRef":{"kind":"Deployment","name":"d"}}}"#;
+        "scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"d"}}}"#;
     let path = "namespaces/default/horizontalpodautoscalers";
     admin.post(&format!("/apis/autoscaling/v1/{path}"), old).await.expect(201);
     let new = admin.get(&format!("/apis/autoscaling/v2/{path}/h")).await.expect(200);

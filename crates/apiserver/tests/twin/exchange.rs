@@ -13,7 +13,8 @@
 //! {"metadata":{"name":"one"}}
 //! ```
 //!
-//! `@keep` takes a text out of the answer, and `${revision}` in a later path, header or body is that text.
+//! `@upstream` marks what is sent to upstream alone, where no controllers run, to make what a controller would make;
+//! nothing is compared. `@keep` takes a text out of the answer, and `${revision}` in a later path, header or body is that text.
 //! `${letters:1000}` is as many letters. A body without a media type is JSON. This module knows no server: who sends
 //! the requests is `xtask twin` (to upstream) and the test beside it (to our gate).
 
@@ -61,6 +62,8 @@ pub struct Request {
     pub body: String,
     /// What to keep of the answer: a name and the path to a text.
     pub keep: Vec<(String, String)>,
+    /// Whether it is sent to upstream alone.
+    pub upstream_only: bool,
 }
 
 /// What came back.
@@ -96,6 +99,7 @@ pub fn parse(file: &str, text: &str) -> Vec<Request> {
             headers: Vec::new(),
             body: body.trim_end_matches('\n').to_owned(),
             keep: Vec::new(),
+            upstream_only: false,
         };
         for line in head.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             if let Some(user) = line.strip_prefix("@user ") {
@@ -104,6 +108,8 @@ pub fn parse(file: &str, text: &str) -> Vec<Request> {
                 line.strip_prefix("@keep ").and_then(|rest| rest.split_once(' '))
             {
                 request.keep.push((name.to_owned(), path.to_owned()));
+            } else if line == "@upstream" {
+                request.upstream_only = true;
             } else if request.method.is_empty() {
                 let (method, path) = line.split_once(' ').unwrap_or_else(|| panic!("no path in {line:?}"));
                 (request.method, request.path) = (method.to_owned(), path.to_owned());

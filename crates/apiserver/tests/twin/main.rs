@@ -26,7 +26,7 @@ async fn the_gate_answers_as_upstream_does() {
     let world = World::open().await;
     let mut listed = Differences::read(&fs::read_to_string(folder().join("differences.txt")).unwrap());
     let mut kept = Kept::default();
-    let (mut count, mut equal) = (0, 0);
+    let (mut count, mut equal, mut worded) = (0, 0, 0);
     let mut report = String::new();
     for file in exchange::files(&folder().join("requests")) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
@@ -34,7 +34,7 @@ async fn the_gate_answers_as_upstream_does() {
         let recorded =
             fs::read_to_string(folder().join("answers").join(format!("{name}.jsonl"))).unwrap_or_default();
         let recorded: BTreeMap<String, Answer> = recorded.lines().map(differences::read).collect();
-        for request in requests {
+        for request in requests.into_iter().filter(|request| !request.upstream_only) {
             let ours = world.send(&kept.fill(&request), |body| kept.keep(&request, body)).await;
             count += 1;
             let Some(upstream) = recorded.get(&request.name) else {
@@ -43,6 +43,8 @@ async fn the_gate_answers_as_upstream_does() {
             };
             let found = differences::between(upstream, &ours);
             equal += usize::from(found.is_empty());
+            let is_words = |path: &str| path.starts_with("body") && path.ends_with(".description");
+            worded += usize::from(!found.is_empty() && found.iter().all(|(path, _)| is_words(path)));
             for (path, shown) in found {
                 if !listed.covers(&request.name, &path) {
                     report.push_str(&format!("{}: {path}: {shown}\n", request.name));
@@ -54,7 +56,9 @@ async fn the_gate_answers_as_upstream_does() {
         report.push_str(&format!("differences.txt: this is equal now, take it off the list: {line}\n"));
     }
     let percent = f64::from(equal as u32) / f64::from(count as u32) * 100.0;
-    println!("{equal} of {count} whole answers agree ({percent:.2} %)");
+    println!(
+        "{equal} of {count} whole answers agree ({percent:.2} %), {worded} more but for words of columns"
+    );
     world.close().await;
     assert!(report.is_empty(), "{equal} of {count} agree ({percent:.2} %); not listed are\n{report}");
 }
