@@ -46,7 +46,10 @@ one() {
     make_tree "$scratch/tree"
     export HOME="$scratch/home" KUBECONFIG="$scratch/admin" ONDOL_INSTANCE=suite
     mkdir -p "$HOME/.kube"
-    "$ONDOL" --data-dir "$scratch/data" server --api-port $port --service-cidr 10.0.0.0/24 >"$scratch/server" 2>&1 &
+    # Upstream's controllers give no blocks of addresses to nodes in these tests; here there is one block, for the
+    # first node, so that those which the tests make get none.
+    "$ONDOL" --data-dir "$scratch/data" server --api-port $port --service-cidr 10.0.0.0/24 --pod-cidr 10.1.0.0/24 \
+        >"$scratch/server" 2>&1 &
     server=$!
     trap 'kill $server 2>/dev/null; wait $server; rm -rf "$scratch"' EXIT
     for _ in $(seq 200); do

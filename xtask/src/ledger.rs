@@ -44,9 +44,14 @@ impl Ledger {
         entries.collect::<Result<_>>().map(Self)
     }
 
-    /// Takes in what a run has told: of each test, whether it passed. What was left out stays so.
+    /// Takes in what a run of everything has told: of each test, whether it passed. What was left out stays so.
     pub fn record(&mut self, outcome: &BTreeMap<String, bool>) {
         self.0.retain(|name, entry| entry.state == State::Out || outcome.contains_key(name));
+        self.amend(outcome);
+    }
+
+    /// Takes in what a run of some tests has told.
+    pub fn amend(&mut self, outcome: &BTreeMap<String, bool>) {
         for (name, passed) in outcome {
             let before = self.0.remove(name).filter(|entry| !passed && entry.state != State::Pass);
             let entry = Entry {
@@ -96,6 +101,13 @@ mod tests {
             Ledger::read("fail edit: no editor\npass get\npass gone\nout roles: RBAC\n").unwrap();
         ledger.record(&outcome(&[("edit", false), ("get", false), ("wait", true)]));
         assert_eq!(ledger.to_string(), "fail edit: no editor\nfail get\nout roles: RBAC\npass wait\n");
+    }
+
+    #[test]
+    fn a_run_of_some_tests_leaves_the_others_as_they_are() {
+        let mut ledger = Ledger::read("fail edit: no editor\npass get\n").unwrap();
+        ledger.amend(&outcome(&[("edit", true)]));
+        assert_eq!(ledger.to_string(), "pass edit\npass get\n");
     }
 
     #[test]

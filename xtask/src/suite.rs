@@ -23,6 +23,8 @@ const SUITES: [(&str, &str); 4] = [
 pub struct Arguments {
     /// Which suite.
     name: String,
+    /// For kubectl: only these of its tests, by their names in the ledger.
+    tests: Vec<String>,
     /// Writes the outcome down as the new ledger.
     #[arg(long)]
     record: bool,
@@ -48,16 +50,21 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         "first-light" => return first_light(project, &arguments.profile),
         "kills" => return storm(project, arguments),
         "sandbox-v2" => uml::run(project, None)?,
-        script => run_script(project, script)?,
+        script => run_script(project, script, &arguments.tests)?,
     };
     let path = project.root().join("conformance").join(format!("{}.ledger", arguments.name));
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut ledger = Ledger::read(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let chosen = |name: &str| arguments.tests.is_empty() || arguments.tests.iter().any(|test| test == name);
     if arguments.record {
-        ledger.record(&outcome);
+        if arguments.tests.is_empty() {
+            ledger.record(&outcome)
+        } else {
+            ledger.amend(&outcome)
+        }
         fs::write(&path, ledger.to_string())?;
     }
-    let lost = ledger.lost(&outcome);
+    let lost: Vec<&str> = ledger.lost(&outcome).into_iter().filter(|name| chosen(name)).collect();
     let passed = outcome.values().filter(|passed| **passed).count();
     println!("{passed} passed, {} failed", outcome.len() - passed);
     if !lost.is_empty() {
@@ -102,13 +109,14 @@ fn build(project: &Project, profile: &str) -> Result<()> {
     command::run(cargo.current_dir(project.root()))
 }
 
-/// Runs a suite that is a script, which says `PASS name` or `FAIL name: why` of each test.
-fn run_script(project: &Project, name: &str) -> Result<BTreeMap<String, bool>> {
+/// Runs a suite that is a script, or the named tests of it, which says `PASS name` or `FAIL name: why` of each test.
+fn run_script(project: &Project, name: &str, tests: &[String]) -> Result<BTreeMap<String, bool>> {
     prerequisites::require()?;
     let kubectl = upstream::kubectl(project)?;
     eprintln!("running with {}", kubectl.origin);
     command::run(command("cargo", ["build", "--locked", "--package", "ondol"]).current_dir(project.root()))?;
     let mut script = command("bash", [project.root().join("conformance").join(format!("{name}.sh"))]);
+    script.args(tests);
     script.env("ONDOL", project.binary("debug", "ondol")).env("KUBECTL", &kubectl.path);
     if name == "kubectl" {
         // Upstream's scripts call it.
