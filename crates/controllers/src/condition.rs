@@ -28,6 +28,22 @@ pub fn new(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp
     })
 }
 
+/// Puts `condition` into its place, or behind the others; new words count too. The time of transition stays if the
+/// status does.
+pub fn update(conditions: &mut Vec<Value>, mut condition: Value) {
+    let kind = condition.str_at(&["type"]);
+    let Some(old) = conditions.iter_mut().find(|old| old.str_at(&["type"]) == kind) else {
+        conditions.push(condition);
+        return;
+    };
+    if old.str_at(&["status"]) == condition.str_at(&["status"])
+        && let Some(at) = old.get("lastTransitionTime").cloned()
+    {
+        condition.set(&["lastTransitionTime"], at);
+    }
+    *old = condition;
+}
+
 /// Puts `condition` unless one of the same type, status and reason is there. The time of transition stays if the
 /// status does. Replaced ones move to the end, as upstream's do.
 pub fn set(conditions: &mut Vec<Value>, mut condition: Value) {
@@ -60,5 +76,20 @@ mod tests {
         set(&mut conditions, new("Ready", "True", "B", "", at(9)));
         assert_eq!(conditions[0].str_at(&["lastTransitionTime"]), Some("1970-01-01T00:00:09Z"));
         assert_eq!(conditions.len(), 1);
+    }
+
+    #[test]
+    fn new_words_alone_are_an_update_and_nothing_to_set() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let old = vec![new("A", "True", "R", "7 remain", at(0)), new("B", "True", "R", "", at(0))];
+        let mut conditions = old.clone();
+        set(&mut conditions, new("A", "True", "R", "1 remains", at(5)));
+        assert_eq!(conditions, old);
+        update(&mut conditions, new("A", "True", "R", "1 remains", at(5)));
+        assert_eq!(conditions[0], new("A", "True", "R", "1 remains", at(0)));
+        update(&mut conditions, new("A", "False", "R", "none", at(9)));
+        assert_eq!(conditions[0], new("A", "False", "R", "none", at(9)));
+        update(&mut conditions, new("C", "True", "R", "", at(9)));
+        assert_eq!(conditions.len(), 3);
     }
 }

@@ -106,7 +106,7 @@ fn report(
         ),
     ];
     for (kind, reason, message) in found {
-        condition::set(&mut conditions, condition::new(kind, "False", reason, message, now));
+        condition::update(&mut conditions, condition::new(kind, "False", reason, message, now));
     }
     // What has been asked to go and is still there; before anything was asked, all.
     let asked = contents.iter().any(|(_, objects)| objects.iter().any(|object| object.is_deleting()));
@@ -133,7 +133,7 @@ fn report(
         let message = format!("Some resources are remaining: {}", remaining.join(", "));
         condition::new("NamespaceContentRemaining", "True", "SomeResourcesRemain", &message, now)
     };
-    condition::set(&mut conditions, new);
+    condition::update(&mut conditions, new);
     let waiting = finalizers_of(contents);
     let new = if waiting.is_empty() {
         let message = "All content-preserving finalizers finished";
@@ -143,7 +143,7 @@ fn report(
             format!("Some content in the namespace has finalizers remaining: {}", waiting.join(", "));
         condition::new("NamespaceFinalizersRemaining", "True", "SomeFinalizersRemain", &message, now)
     };
-    condition::set(&mut conditions, new);
+    condition::update(&mut conditions, new);
     if conditions != tree.array_at(&["status", "conditions"]) {
         let patch = json!({"metadata": {"uid": (object.uid())}, "status": {"conditions": conditions}});
         let target = Target::new(&NAMESPACES, "", object.name()).subresource("status");

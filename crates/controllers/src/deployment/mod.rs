@@ -193,6 +193,8 @@ mod tests {
                     }
                     Call::Patch(target, _, body, _) => {
                         let patch = api::value::parse(body).unwrap();
+                        // Outside the status it would be a new generation, which nobody asked for.
+                        assert!(target.resource != DEPLOYMENTS || target.subresource == "status", "{patch}");
                         self.change(&target.resource, &target.name, |tree| {
                             *tree = api::patch::merge::apply(tree.clone(), patch).unwrap()
                         });

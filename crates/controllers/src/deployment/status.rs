@@ -82,16 +82,6 @@ pub fn write(
     progress: Progress,
     now: Timestamp,
 ) {
-    let target = Target::new(&DEPLOYMENTS, deployment.namespace(), deployment.name());
-    if let Some(revision) = sets.revision().map(|revision| revision.to_string())
-        && tree.str_at(&["metadata", "annotations", REVISION]) != Some(&revision)
-        && !deployment.is_deleting()
-    {
-        let mut patch = json!({"metadata": {"uid": (deployment.uid())}});
-        patch.set(&["metadata", "annotations", REVISION], revision);
-        plan.write(Write::merge(target.clone(), &patch));
-    }
-
     let numbers = Numbers::of(sets);
     let limits = Limits::of(tree);
     let conditions = conditions(plan, deployment, tree, sets, &numbers, &limits, progress, now);
@@ -114,8 +104,16 @@ pub fn write(
         .into_iter()
         .flat_map(api::value::Map::iter)
         .any(|(field, value)| tree.at(&["status", field]).unwrap_or(&Value::Null) != value);
-    if differs {
-        let patch = json!({"metadata": {"uid": (deployment.uid())}, "status": status});
+    let revision = sets.revision().map(|revision| revision.to_string()).filter(|revision| {
+        !deployment.is_deleting() && tree.str_at(&["metadata", "annotations", REVISION]) != Some(revision)
+    });
+    if differs || revision.is_some() {
+        let mut patch = json!({"metadata": {"uid": (deployment.uid())}, "status": status});
+        if let Some(revision) = revision {
+            // By way of the status, for any other change of annotations is a new generation.
+            patch.set(&["metadata", "annotations", REVISION], revision);
+        }
+        let target = Target::new(&DEPLOYMENTS, deployment.namespace(), deployment.name());
         plan.write(Write::merge(target.subresource("status"), &patch));
     }
 }
