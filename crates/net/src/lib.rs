@@ -13,6 +13,7 @@ pub mod dns;
 pub mod instance;
 pub mod ipam;
 pub mod link;
+pub mod listeners;
 pub mod loopback;
 pub mod rules;
 pub mod sysctl;

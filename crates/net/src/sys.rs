@@ -1,8 +1,19 @@
 //! The few calls that the safe wrappers do not offer.
-#![expect(unsafe_code, reason = "socket options of netlink have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "socket options of netlink have no safe wrapper, nor has watching a descriptor"
+)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use tokio::io::unix::AsyncFd;
+
+/// Lets the current runtime watch `fd`.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays open and is the same descriptor until it is dropped, and the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
 
 /// Asks the kernel to explain refusals in words and not to echo our messages back in them.
 pub(crate) fn explain_errors(socket: BorrowedFd<'_>) -> io::Result<()> {

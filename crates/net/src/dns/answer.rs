@@ -33,10 +33,10 @@ impl Answer {
 
 /// Answers the question for `name` and `kind`. Records carry `name` as it was written.
 pub(super) fn answer(zone: &Zone, name: &Name, kind: RecordType) -> Answer {
-    let text = text_of(name);
-    if text.ends_with(".in-addr.arpa") || text.ends_with(".ip6.arpa") {
+    if is_reverse(name) {
         return reverse(zone, name, kind);
     }
+    let text = text_of(name);
     if text == zone.domain {
         return apex(zone, name, kind);
     }
@@ -67,6 +67,12 @@ pub(super) fn answer(zone: &Zone, name: &Name, kind: RecordType) -> Answer {
         }
         _ => Answer::NoSuchName,
     }
+}
+
+/// Whether it is the name of an address.
+pub(super) fn is_reverse(name: &Name) -> bool {
+    let text = text_of(name);
+    text.ends_with(".in-addr.arpa") || text.ends_with(".ip6.arpa")
 }
 
 /// The record that goes with "no such name" and "no such record", so that both can be kept for a while.

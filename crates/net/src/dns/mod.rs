@@ -2,6 +2,9 @@
 //!
 //! The zone is swapped whole; a question sees one zone from beginning to end. The messages are hickory's, the
 //! loops around them our own: two sockets an address, with limits that have names.
+//!
+//! A server may begin with the zone of an earlier process ([`Zone::of_the_past`]). It answers what that knows, and keeps
+//! whoever asks for anything else waiting for the next zone: a name that is new must not be denied.
 
 mod answer;
 mod forward;
@@ -13,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base::{Clock, Random, Stop, Tasks};
+use base::{Clock, Level, Random, Stop, Stopper, Tasks};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use thiserror::Error;
@@ -43,6 +46,8 @@ pub const TCP_MAX_CONNECTIONS: usize = 256;
 pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Questions over UDP that wait for other resolvers at once; more are dropped, and clients ask again.
 pub const UDP_MAX_WAITING: usize = 1024;
+/// How long a question waits for the zone that may know its answer: less than clients wait before they ask again.
+pub const HOLD_LONGEST: Duration = Duration::from_secs(4);
 /// The header of a message.
 const HEADER_BYTES: usize = 12;
 
@@ -68,15 +73,18 @@ pub enum DnsError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// The running server. Dropping it changes nothing: the `Stop` that it was given ends it.
+/// The running server. Dropping it changes nothing: the `Stop` that it was given ends it, or [`Server::close`].
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    stopper: Stopper,
 }
 
 struct Shared {
     zone: ArcSwap<Zone>,
+    /// Whether the zone is of this process, so that it knows all names.
+    present: Level<bool>,
     forwarder: Forwarder,
     clock: Clock,
     stop: Stop,
@@ -102,24 +110,33 @@ impl Server {
         let forwarder = Forwarder::new(&config.upstreams, &addresses, clock.clone(), random);
         let mut zone = zone;
         zone.index();
+        let stopper = Stopper::child(&stop);
         let shared = Arc::new(Shared {
+            present: Level::new(!zone.past),
             zone: ArcSwap::from_pointee(zone),
             forwarder,
             clock,
-            stop,
+            stop: stopper.signal(),
             tasks: tasks.clone(),
         });
         for (udp, tcp) in sockets {
             tasks.spawn("dns-udp", shared.clone().serve_udp(Arc::new(udp)));
             tasks.spawn("dns-tcp", shared.clone().serve_tcp(tcp));
         }
-        Ok(Self { shared, addresses })
+        Ok(Self { shared, addresses, stopper })
     }
 
-    /// Answers from `zone` from now on.
+    /// Answers from `zone` from now on, and those who wait.
     pub fn publish(&self, mut zone: Zone) {
         zone.index();
+        let present = !zone.past;
         self.shared.zone.store(Arc::new(zone));
+        self.shared.present.update(|level| *level = present);
+    }
+
+    /// Answers no more.
+    pub fn close(&self) {
+        self.stopper.stop();
     }
 
     /// The addresses that are answered on.
@@ -149,6 +166,8 @@ enum Step {
     Ignore,
     /// The whole answer.
     Reply(Message),
+    /// The zone of the past does not know: the next one is waited for, and this is the answer if it does not come.
+    Hold(Message),
     /// Others have to be asked: the reply so far, and the name to ask for.
     Ask { reply: Message, name: Name, kind: RecordType, dnssec: bool },
 }
@@ -168,12 +187,13 @@ impl Shared {
                         let _ = socket.send_to(&bytes, client).await;
                     }
                 }
-                ask @ Step::Ask { .. } => {
+                later @ (Step::Ask { .. } | Step::Hold(_)) => {
                     let Ok(permit) = waiting.clone().try_acquire_owned() else { continue };
                     let (shared, socket) = (self.clone(), socket.clone());
+                    let question = buffer[..length].to_vec();
                     self.tasks.spawn("dns-question", async move {
                         let stop = shared.stop.clone();
-                        if let Some(Some(reply)) = stop.or(shared.finish(ask)).await
+                        if let Some(Some(reply)) = stop.or(shared.finish(later, &question)).await
                             && let Some(bytes) = encode(&reply, limit)
                         {
                             let _ = socket.send_to(&bytes, client).await;
@@ -223,7 +243,8 @@ impl Shared {
                 Some(read) => _ = read?,
             }
             let (step, _) = self.begin(&buffer);
-            let Some(bytes) = self.finish(step).await.and_then(|reply| encode(&reply, u16::MAX)) else {
+            let Some(bytes) = self.finish(step, &buffer).await.and_then(|reply| encode(&reply, u16::MAX))
+            else {
                 continue;
             };
             let mut framed = (bytes.len() as u16).to_be_bytes().to_vec();
@@ -237,11 +258,18 @@ impl Shared {
         begin(&self.zone.load(), bytes)
     }
 
-    /// Asks others where that is needed.
-    async fn finish(&self, step: Step) -> Option<Message> {
+    /// Waits for the zone, and asks others, where that is needed.
+    async fn finish(&self, mut step: Step, question: &[u8]) -> Option<Message> {
+        if let Step::Hold(failure) = step {
+            let present = self.present.wait_for(|present| present);
+            if self.clock.timeout(HOLD_LONGEST, present).await.is_none() {
+                return Some(failure);
+            }
+            step = self.begin(question).0;
+        }
         match step {
             Step::Ignore => None,
-            Step::Reply(reply) => Some(reply),
+            Step::Reply(reply) | Step::Hold(reply) => Some(reply),
             Step::Ask { mut reply, name, kind, dnssec } => {
                 let found = self.forwarder.ask(&name, kind, dnssec).await;
                 reply.metadata.response_code = found.code;
@@ -296,6 +324,9 @@ fn begin(zone: &Zone, bytes: &[u8]) -> (Step, u16) {
 
 fn resolve(zone: &Zone, mut reply: Message, name: Name, kind: RecordType, dnssec: bool) -> Step {
     match answer::answer(zone, &name, kind) {
+        Answer::NoSuchName if zone.past => hold(reply),
+        // Whether an address is the cluster's, only the present zone knows.
+        Answer::Elsewhere if zone.past && answer::is_reverse(&name) => hold(reply),
         Answer::Elsewhere if reply.metadata.recursion_desired => Step::Ask { reply, name, kind, dnssec },
         Answer::Elsewhere => refuse(reply, ResponseCode::Refused),
         Answer::NoSuchName => {
@@ -333,6 +364,12 @@ fn authoritative(zone: &Zone, mut reply: Message) -> Message {
         reply.authorities.extend(answer::start_of_authority(zone));
     }
     reply
+}
+
+fn hold(mut reply: Message) -> Step {
+    reply.answers.clear();
+    reply.metadata.response_code = ResponseCode::ServFail;
+    Step::Hold(reply)
 }
 
 fn refuse(mut reply: Message, code: ResponseCode) -> Step {

@@ -106,6 +106,42 @@ async fn names_are_answered_over_udp_and_tcp_and_the_zone_can_be_swapped() {
 }
 
 #[tokio::test]
+async fn a_zone_of_the_past_answers_what_it_knows_and_denies_nothing() {
+    let world = world(zone(2).of_the_past(), vec![]).await;
+    let known = world.udp(&bytes(&question("many.default.svc.cluster.local.", RecordType::A))).await;
+    assert_eq!(known.answers.len(), 2);
+    assert!(known.answers.iter().all(|record| record.ttl == 0), "it is not to be kept");
+    // A Service that was made meanwhile, and the address of one.
+    let new = bytes(&question("new.default.svc.cluster.local.", RecordType::A));
+    let address = bytes(&question("9.0.1.10.in-addr.arpa.", RecordType::PTR));
+    let asked = async { tokio::join!(world.udp(&new), world.tcp(&address)) };
+    let published = async {
+        // The two loops of the server, and whoever waits.
+        while world.tasks.running() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let mut present = zone(3);
+        let endpoint = HeadlessEndpoint { hostname: None, address: [10, 1, 0, 9].into(), ports: vec![] };
+        let service = Service::Headless { endpoints: vec![endpoint] };
+        present.services.insert(("default".to_owned(), "new".to_owned()), service);
+        world.server.publish(present);
+    };
+    let ((first, second), ()) = tokio::join!(asked, published);
+    for reply in [first, second] {
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 1));
+    }
+    let gone = world.udp(&bytes(&question("no.default.svc.cluster.local.", RecordType::A))).await;
+    assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[test]
+fn a_question_that_waits_in_vain_is_a_failure_and_no_denial() {
+    let question = bytes(&question("no.default.svc.cluster.local.", RecordType::A));
+    let (Step::Hold(reply), _) = begin(&zone(2).of_the_past(), &question) else { panic!("it is held") };
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+}
+
+#[tokio::test]
 async fn absence_carries_the_authority_with_a_short_life() {
     let world = world(zone(2), vec![]).await;
     let reply = world.udp(&bytes(&question("no.default.svc.cluster.local.", RecordType::A))).await;
@@ -238,7 +274,7 @@ proptest! {
         }
         match begin(&zone(3), &packet) {
             (Step::Reply(reply), limit) => prop_assert!(encode(&reply, limit).is_some()),
-            (Step::Ask { .. } | Step::Ignore, _) => {}
+            (Step::Ask { .. } | Step::Hold(_) | Step::Ignore, _) => {}
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::address::Protocol;
 
 /// How long clients may keep an answer, or the absence of one, in seconds: as CoreDNS' kubernetes plugin has it.
@@ -15,6 +17,8 @@ pub struct Zone {
     pub domain: String,
     /// The seconds that answers may be kept for.
     pub ttl_s: u32,
+    /// It is what an earlier process knew: names that it lacks may exist by now.
+    pub past: bool,
     /// The namespaces that exist: pod records (`10-1-2-3.<namespace>.pod`) are answered for them.
     pub namespaces: BTreeSet<String>,
     /// By namespace, then by name.
@@ -24,7 +28,7 @@ pub struct Zone {
 }
 
 /// What a Service's name stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
     /// Addresses of its own.
     Cluster {
@@ -43,7 +47,7 @@ pub enum Service {
 }
 
 /// One endpoint of a headless Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadlessEndpoint {
     /// Its name below the Service's; without one, its address with dashes is its name.
     pub hostname: Option<String>,
@@ -54,7 +58,7 @@ pub struct HeadlessEndpoint {
 }
 
 /// One port, as SRV tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Its name; a port without one has no SRV record of its own.
     pub name: String,
@@ -82,10 +86,17 @@ impl Zone {
         Self {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
             ttl_s: DEFAULT_TTL_S,
+            past: false,
             namespaces: BTreeSet::new(),
             services: BTreeMap::new(),
             reverse: HashMap::new(),
         }
+    }
+
+    /// The same as a later process may answer from until it knows better: clients are to ask again soon.
+    #[must_use]
+    pub fn of_the_past(self) -> Self {
+        Self { past: true, ttl_s: 0, ..self }
     }
 
     /// The full name of a Service, without the last dot.

@@ -28,6 +28,8 @@ pub(crate) enum Subsystem {
     Route,
     /// nftables and connection tracking.
     Netfilter,
+    /// Sockets of all programs.
+    Sockets,
 }
 
 /// What went wrong between us and the kernel.
@@ -80,6 +82,7 @@ impl Socket {
             // NETLINK_ROUTE is number 0.
             Subsystem::Route => None,
             Subsystem::Netfilter => Some(netlink::NETFILTER),
+            Subsystem::Sockets => Some(netlink::SOCK_DIAG),
         };
         let failed =
             |action| move |errno: Errno| NetlinkError::Socket { action, source: io::Error::from(errno) };

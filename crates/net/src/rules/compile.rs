@@ -38,6 +38,8 @@ pub enum Key {
     Endpoint(Frontend, u32),
     /// `refused`: nothing can answer.
     Refused(Frontend),
+    /// `sticky`: which chain remembers the endpoint that a client was sent to.
+    Sticky(Frontend),
     /// `hairpin`: this endpoint may reach itself.
     Hairpin(IpAddr),
 }
@@ -45,7 +47,7 @@ pub enum Key {
 /// The value of one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
-    /// The chain that chooses.
+    /// The chain that chooses, or that remembers.
     Goto(Chain),
     /// The endpoint.
     Target(SocketAddr),
@@ -57,26 +59,25 @@ pub enum Value {
     Member,
 }
 
-/// A chain that chooses an endpoint; there is one for each number of endpoints in use.
+/// A chain that elements go to. Those that choose are one for each number of endpoints in use, those that remember one
+/// for each time in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Chain {
-    /// By chance among this many.
+    /// Chooses by chance among this many.
     Random(u32),
-    /// By chance among `count` at first, then the same for the same client.
-    Sticky {
-        /// How long a client is remembered.
-        timeout_s: u32,
-        /// How many endpoints there are.
-        count: u32,
-    },
+    /// Chooses what is remembered of the client, or else by chance among this many.
+    Sticky(u32),
+    /// Remembers the choice of a client for so many seconds.
+    Remember(u32),
 }
 
 impl Chain {
-    /// `random-3`, `sticky-10800s-3`.
+    /// `random-3`, `sticky-3`, `remember-10800s`.
     pub fn name(self) -> String {
         match self {
             Self::Random(count) => format!("random-{count}"),
-            Self::Sticky { timeout_s, count } => format!("sticky-{timeout_s}s-{count}"),
+            Self::Sticky(count) => format!("sticky-{count}"),
+            Self::Remember(timeout_s) => format!("remember-{timeout_s}s"),
         }
     }
 
@@ -85,8 +86,11 @@ impl Chain {
         if let Some(count) = name.strip_prefix("random-") {
             return Some(Self::Random(count.parse().ok()?));
         }
-        let (timeout_s, count) = name.strip_prefix("sticky-")?.split_once("s-")?;
-        Some(Self::Sticky { timeout_s: timeout_s.parse().ok()?, count: count.parse().ok()? })
+        if let Some(count) = name.strip_prefix("sticky-") {
+            return Some(Self::Sticky(count.parse().ok()?));
+        }
+        let timeout_s = name.strip_prefix("remember-")?.strip_suffix('s')?;
+        Some(Self::Remember(timeout_s.parse().ok()?))
     }
 }
 
@@ -205,22 +209,26 @@ fn compile_frontend(
         elements.insert(Key::Hairpin(endpoint.address.ip()), Value::Member);
         count = number + 1;
     }
-    let Some(chain) = chain_for(service, count) else {
+    let Some((chain, memory)) = chains_for(service, count) else {
         let elsewhere = serving(service, TrafficPolicy::Cluster).next().is_some();
         elements.insert(Key::Refused(frontend), if elsewhere { Value::Drop } else { Value::Reject });
         return;
     };
     elements.insert(Key::Service(frontend), Value::Goto(chain));
+    if let Some(memory) = memory {
+        elements.insert(Key::Sticky(frontend), Value::Goto(memory));
+    }
 }
 
-fn chain_for(service: &VirtualService, count: u32) -> Option<Chain> {
+/// The chain that chooses among `count` endpoints, and the one that remembers the choice.
+fn chains_for(service: &VirtualService, count: u32) -> Option<(Chain, Option<Chain>)> {
     match service.affinity {
         _ if count == 0 => None,
         // One endpoint needs no memory.
         Affinity::ClientIp { timeout_s } if count > 1 => {
-            Some(Chain::Sticky { timeout_s: timeout_s.max(1), count })
+            Some((Chain::Sticky(count), Some(Chain::Remember(timeout_s.max(1)))))
         }
-        _ => Some(Chain::Random(count)),
+        _ => Some((Chain::Random(count), None)),
     }
 }
 
@@ -255,7 +263,10 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Vec<Change> {
                 return between(&Compiled::new(old), &Compiled::new(new));
             }
             claimed.push(frontend.packed());
-            shared_chains.extend(chain_for(service, serving(service, policy).count() as u32));
+            if let Some((chain, memory)) = chains_for(service, serving(service, policy).count() as u32) {
+                shared_chains.insert(chain);
+                shared_chains.extend(memory);
+            }
             for endpoint in serving(service, policy) {
                 if hairpins.contains(&endpoint.address.ip()) {
                     before.elements.insert(Key::Hairpin(endpoint.address.ip()), Value::Member);
@@ -450,10 +461,10 @@ mod tests {
 
     #[test]
     fn chains_are_known_by_their_names() {
-        for chain in [Chain::Random(3), Chain::Sticky { timeout_s: 10_800, count: 2 }] {
+        for chain in [Chain::Random(3), Chain::Sticky(2), Chain::Remember(10_800)] {
             assert_eq!(Chain::parse(&chain.name()), Some(chain));
         }
-        for other in ["random-", "random-x", "sticky-3", "reject-it"] {
+        for other in ["random-", "random-x", "sticky-3s", "remember-3", "remember", "reject-it"] {
             assert_eq!(Chain::parse(other), None);
         }
     }

@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 use super::compile::{Chain, Compiled, Frontend, Key, Value};
 use super::encode::{
-    AFFINITY, ENDPOINTS, FAMILY_IPV4, HAIRPIN, REFUSED, REJECT_CHAIN, SERVICES, frontend_bytes, header,
+    AFFINITY, ENDPOINTS, FAMILY_IPV4, HAIRPIN, REFUSED, REJECT_CHAIN, SERVICES, STICKY, frontend_bytes,
+    header,
 };
 use super::expression::{NF_DROP, NFT_GOTO, NFTA_LIST_ELEM, read_value, read_verdict};
 use crate::address::Protocol;
@@ -59,7 +60,7 @@ pub(super) fn table(socket: &mut Socket, table: &str) -> Result<Option<Dump>, Ne
     for name in chains(socket, table)? {
         dump.compiled.chains.extend(Chain::parse(&name));
     }
-    for set in [SERVICES, ENDPOINTS, REFUSED, HAIRPIN] {
+    for set in [SERVICES, ENDPOINTS, REFUSED, STICKY, HAIRPIN] {
         match elements(socket, table, set) {
             Ok(elements) => {
                 for (key, data) in elements {
@@ -150,10 +151,11 @@ pub(super) fn affinity(socket: &mut Socket, table: &str) -> Result<Vec<Remembere
 
 fn parse(set: &str, key: &[u8], data: &[u8]) -> Option<(Key, Value)> {
     match set {
-        SERVICES => {
+        SERVICES | STICKY => {
             let (code, chain) = read_verdict(data)?;
-            let chain = Chain::parse(&chain.filter(|_| code == NFT_GOTO)?)?;
-            Some((Key::Service(frontend(key)?), Value::Goto(chain)))
+            let value = Value::Goto(Chain::parse(&chain.filter(|_| code == NFT_GOTO)?)?);
+            let frontend = frontend(key)?;
+            Some((if set == STICKY { Key::Sticky(frontend) } else { Key::Service(frontend) }, value))
         }
         REFUSED => {
             let value = match read_verdict(data)? {
@@ -207,7 +209,7 @@ mod tests {
             key in proptest::collection::vec(any::<u8>(), 0..20),
             data in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
-            for set in [SERVICES, ENDPOINTS, REFUSED, HAIRPIN] {
+            for set in [SERVICES, ENDPOINTS, REFUSED, STICKY, HAIRPIN] {
                 let _ = parse(set, &key, &data);
             }
         }

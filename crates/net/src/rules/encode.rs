@@ -52,12 +52,15 @@ const ELEMENT_LIST_MAX_BYTES: usize = 60_000;
 pub(super) const SERVICES: &str = "services";
 pub(super) const ENDPOINTS: &str = "endpoints";
 pub(super) const REFUSED: &str = "refused";
+pub(super) const STICKY: &str = "sticky";
 pub(super) const HAIRPIN: &str = "hairpin";
 pub(super) const AFFINITY: &str = "affinity";
 pub(super) const REJECT_CHAIN: &str = "reject-it";
 const LEAVING_CHAIN: &str = "leaving";
 
 const FRONTEND: [Field; 3] = [Field::Destination, Field::Protocol, Field::Port];
+/// The same of a packet whose destination was rewritten.
+const ASKED: [Field; 3] = [Field::AskedAddress, Field::Protocol, Field::AskedPort];
 
 /// The table's own small header (`nfgenmsg`), as every message of netfilter begins with it.
 pub(super) fn header(family: u8) -> [u8; 4] {
@@ -104,6 +107,7 @@ impl Writer<'_> {
         self.rule(REJECT_CHAIN, &Rule::new().when_tcp().reject_tcp());
         self.rule(REJECT_CHAIN, &Rule::new().reject());
         self.destination_nat();
+        self.memory();
         self.source_nat(instance, frame);
         self.guard(instance, frame);
         self.filter(instance, frame);
@@ -120,6 +124,7 @@ impl Writer<'_> {
         self.set(REFUSED, SET_MAP, frontend, Some(verdict), 3);
         self.set(HAIRPIN, 0, (TYPE_IPV4 << 6 | TYPE_IPV4, 8), None, 4);
         self.set(AFFINITY, SET_MAP | SET_TIMEOUT | SET_DYNAMIC, client, Some(target), 5);
+        self.set(STICKY, SET_MAP, frontend, Some(verdict), 6);
     }
 
     fn set(&mut self, name: &str, flags: u32, key: (u32, u32), data: Option<(u32, u32)>, id: u32) {
@@ -147,6 +152,16 @@ impl Writer<'_> {
         self.base_chain("nat-output", "nat", HOOK_OUTPUT, -100);
         for chain in ["nat-prerouting", "nat-output"] {
             self.rule(chain, &Rule::new().verdict_of(&FRONTEND, SERVICES));
+        }
+    }
+
+    /// Remembers where clients were sent, behind the chains that send them: a rule that both looked an endpoint up and
+    /// remembered it is one that nft 1.0.6 aborts on when it lists rules.
+    fn memory(&mut self) {
+        let hooks = [("memory-prerouting", HOOK_PREROUTING), ("memory-output", HOOK_OUTPUT)];
+        for (chain, hook) in hooks {
+            self.base_chain(chain, "filter", hook, -99);
+            self.rule(chain, &Rule::new().when_new().when_dnat().verdict_of(&ASKED, STICKY));
         }
     }
 
@@ -285,21 +300,25 @@ impl Writer<'_> {
     fn add_chain(&mut self, chain: Chain) {
         let name = chain.name();
         self.chain(&name, None);
-        let (Chain::Random(count) | Chain::Sticky { count, .. }) = chain;
-        let number = [Field::Destination, Field::Protocol, Field::Port, Field::Random(count)];
-        if let Chain::Sticky { timeout_s, .. } = chain {
-            let client = [Field::Source, Field::Destination, Field::Protocol, Field::Port];
-            let target = REG + client.len() as u32;
-            let choose = Rule::new()
-                .load(&client, REG)
-                .load(&number, target)
-                .lookup(ENDPOINTS, target, target)
-                .remember(AFFINITY, REG, target, u64::from(timeout_s) * 1000);
-            self.rule(&name, &choose);
-            self.rule(&name, &Rule::new().dnat_to(&client, AFFINITY));
+        let number = |count| [Field::Destination, Field::Protocol, Field::Port, Field::Random(count)];
+        match chain {
+            Chain::Random(count) => self.rule(&name, &Rule::new().dnat_to(&number(count), ENDPOINTS)),
+            Chain::Sticky(count) => {
+                let client = [Field::Source, Field::Destination, Field::Protocol, Field::Port];
+                self.rule(&name, &Rule::new().dnat_to(&client, AFFINITY));
+                // For clients that nothing is remembered of.
+                self.rule(&name, &Rule::new().dnat_to(&number(count), ENDPOINTS));
+            }
+            Chain::Remember(timeout_s) => {
+                let client = [Field::Source, Field::AskedAddress, Field::Protocol, Field::AskedPort];
+                let target = REG + client.len() as u32;
+                let remember = Rule::new()
+                    .load(&client, REG)
+                    .load(&[Field::Destination, Field::Port], target)
+                    .remember(AFFINITY, REG, target, u64::from(timeout_s) * 1000);
+                self.rule(&name, &remember);
+            }
         }
-        // Behind a sticky rule this is for the client that found the memory full.
-        self.rule(&name, &Rule::new().dnat_to(&number, ENDPOINTS));
     }
 
     fn remove_chain(&mut self, name: &str) {
@@ -360,6 +379,7 @@ fn set_name(key: &Key) -> &'static str {
         Key::Service(_) => SERVICES,
         Key::Endpoint(..) => ENDPOINTS,
         Key::Refused(_) => REFUSED,
+        Key::Sticky(_) => STICKY,
         Key::Hairpin(_) => HAIRPIN,
     }
 }
@@ -367,7 +387,7 @@ fn set_name(key: &Key) -> &'static str {
 /// Each part takes a register of four bytes.
 fn key_bytes(key: &Key) -> Vec<u8> {
     match key {
-        Key::Service(frontend) | Key::Refused(frontend) => frontend_bytes(frontend),
+        Key::Service(frontend) | Key::Refused(frontend) | Key::Sticky(frontend) => frontend_bytes(frontend),
         Key::Endpoint(frontend, number) => {
             let mut bytes = frontend_bytes(frontend);
             bytes.extend_from_slice(&number.to_ne_bytes());
@@ -429,9 +449,12 @@ pub(super) fn frame_comment(instance: &Instance, frame: &Frame) -> String {
     let mut writer = Writer { batch: &mut batch, table: "" };
     writer.sets();
     writer.destination_nat();
+    writer.memory();
     writer.source_nat(instance, frame);
     writer.guard(instance, frame);
     writer.filter(instance, frame);
-    writer.add_chain(Chain::Sticky { timeout_s: 1, count: 1 });
+    for chain in [Chain::Sticky(1), Chain::Remember(1)] {
+        writer.add_chain(chain);
+    }
     format!("made by ondol, frame {:016x}", fnv1a(batch.bytes()))
 }

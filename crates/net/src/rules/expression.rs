@@ -22,6 +22,10 @@ const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
+const CT_PROTO_DST: u32 = 12;
+const CT_DST_IP: u32 = 20;
+/// The direction of a connection's first packet (IP_CT_DIR_ORIGINAL).
+const CT_ORIGINAL: u8 = 0;
 /// The bit of `ct state new`.
 const CT_STATE_NEW: u32 = 8;
 /// The bit of `ct status dnat` (IPS_DST_NAT).
@@ -59,6 +63,9 @@ pub(super) enum Field {
     Destination,
     Protocol,
     Port,
+    /// What the client asked for, before anything was rewritten.
+    AskedAddress,
+    AskedPort,
     /// A random number below the modulus.
     Random(u32),
 }
@@ -128,6 +135,8 @@ impl Rule {
                 Field::Destination => self.payload(NETWORK_HEADER, 16, 4, register),
                 Field::Protocol => self.meta(META_L4PROTO, register),
                 Field::Port => self.payload(TRANSPORT_HEADER, 2, 2, register),
+                Field::AskedAddress => self.ct_original(CT_DST_IP, register),
+                Field::AskedPort => self.ct_original(CT_PROTO_DST, register),
                 Field::Random(modulus) => self.expression("numgen", |m| {
                     m.be32(1, register);
                     m.be32(2, *modulus);
@@ -219,6 +228,14 @@ impl Rule {
 
     pub(super) fn when_dnat(self) -> Self {
         self.ct_bit(CT_STATUS, CT_STATUS_DNAT)
+    }
+
+    fn ct_original(self, key: u32, register: u32) -> Self {
+        self.expression("ct", |m| {
+            m.be32(1, register);
+            m.be32(2, key);
+            m.attribute(3, &[CT_ORIGINAL]);
+        })
     }
 
     fn ct_bit(self, key: u32, bit: u32) -> Self {

@@ -1,8 +1,9 @@
 //! Rule sets: Services and masquerading in the kernel's nf_tables, one table an instance and family.
 //!
-//! The table is a few fixed chains and four flat maps. `services` says for an address and port which chain chooses
+//! The table is a few fixed chains and five flat maps. `services` says for an address and port which chain chooses
 //! the endpoint; that chain draws a number and finds the endpoint in `endpoints`. So a change of one endpoint is a
-//! change of one element, and a packet costs the same however many Services there are.
+//! change of one element, and a packet costs the same however many Services there are. Where a client is to come back to
+//! its endpoint, `sticky` says which chain remembers the choice, after it was made.
 
 mod compile;
 mod conntrack;
@@ -197,7 +198,7 @@ impl Rules {
             return Ok(());
         }
         let flows = conntrack::clear(&mut self.socket, &surviving)?;
-        let sticky = |value: &Value| matches!(value, Value::Goto(Chain::Sticky { .. }));
+        let sticky = |value: &Value| matches!(value, Value::Goto(Chain::Sticky(_)));
         let was_sticky = changes.iter().any(|c| matches!(c, Change::Remove(_, value) if sticky(value)));
         let is_sticky = new.services.values().any(|s| s.affinity != Affinity::None);
         if !(was_sticky || is_sticky) {

@@ -24,6 +24,8 @@ impl Space {
     pub fn new() -> Self {
         let made = std::thread::spawn(|| {
             crate::sys::unshare_network().expect("root is needed for network namespaces");
+            // A new namespace begins as the machine is, which routes if Ondol runs on it.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a setting of our own");
             std::fs::File::open("/proc/thread-self/ns/net").expect("our own namespace")
         });
         Self(made.join().expect("made").into())
