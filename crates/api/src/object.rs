@@ -1,12 +1,13 @@
 //! An object as everybody shares it.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::names::GroupVersionKind;
 use crate::status::Status;
@@ -35,7 +36,6 @@ pub struct Object {
     owners: Box<[Owner]>,
     fields: Box<[(Str, Str)]>,
     body: Bytes,
-    view: Mutex<Option<(TypeId, Weak<dyn Any + Send + Sync>)>>,
     beside: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -90,7 +90,7 @@ struct Metadata<'a> {
     #[serde(borrow, default)]
     uid: Cow<'a, str>,
     #[serde(default)]
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
+    deletion_timestamp: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "pairs")]
     labels: Vec<(Str, Str)>,
     #[serde(default)]
@@ -110,9 +110,9 @@ struct OwnerReference {
     block_owner_deletion: Option<bool>,
 }
 
-fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, Str)>, D::Error> {
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, Str)>, D::Error> {
     struct Pairs;
-    impl<'de> serde::de::Visitor<'de> for Pairs {
+    impl<'de> Visitor<'de> for Pairs {
         type Value = Vec<(Str, Str)>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -123,7 +123,7 @@ fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, 
             Ok(Vec::new())
         }
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
             let mut pairs = Vec::new();
             while let Some(pair) = access.next_entry()? {
                 pairs.push(pair);
@@ -133,6 +133,29 @@ fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, 
         }
     }
     deserializer.deserialize_any(Pairs)
+}
+
+/// Finds one member and passes over the others.
+struct Member<'a>(&'a str);
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = access.next_key::<Cow<'de, str>>()? {
+            if key == self.0 {
+                found = Some(access.next_value()?);
+            } else {
+                access.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
 }
 
 impl Object {
@@ -197,7 +220,6 @@ impl Object {
             labels,
             owners,
             fields,
-            view: Mutex::default(),
             beside: OnceLock::new(),
             body,
         }
@@ -347,27 +369,30 @@ impl Object {
         crate::value::parse(&self.to_json()).expect("a body was written by `body_of`, so it is JSON")
     }
 
-    /// A typed, read-only view (`k8s_openapi`'s), shared by all who look at the same time. Never write one back:
-    /// it has dropped the fields that it does not know.
-    pub fn view<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Status> {
-        let mut slot = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, weak)) = &*slot
-            && *id == TypeId::of::<T>()
-            && let Some(shared) = weak.upgrade()
-            && let Ok(typed) = shared.downcast::<T>()
-        {
-            return Ok(typed);
-        }
-        let view: T = serde_json::from_slice(&self.to_json()).map_err(|error| {
-            Status::internal(format_args!(
-                "{} {}/{} cannot be viewed as its kind: {error}",
-                self.kind.kind, self.namespace, self.name
-            ))
-        })?;
-        let view = Arc::new(view);
-        let erased: Arc<dyn Any + Send + Sync> = view.clone();
-        *slot = Some((TypeId::of::<T>(), Arc::downgrade(&erased)));
-        Ok(view)
+    /// Reads what `T` names of the body and passes over the rest: for readers of a few fields, who need no view. `T`
+    /// may borrow from the body; neither `apiVersion`, `kind` nor the resource version is there.
+    pub fn part<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Status> {
+        serde_json::from_slice(&self.body).map_err(|error| self.unreadable(&error))
+    }
+
+    /// The text of one member of the body, such as `spec`: equal members of two objects have equal texts.
+    pub fn member(&self, name: &str) -> Option<&str> {
+        let mut reader = serde_json::Deserializer::from_slice(&self.body);
+        reader.deserialize_map(Member(name)).ok().flatten().map(RawValue::get)
+    }
+
+    /// A typed, read-only view (`k8s_openapi`'s), made anew: a view is many times as large as the body, so the object
+    /// remembers none, and whoever looks again shares the one that it has. Never write one back: it has dropped the
+    /// fields that it does not know.
+    pub fn view<T: DeserializeOwned>(&self) -> Result<Arc<T>, Status> {
+        serde_json::from_slice(&self.to_json()).map(Arc::new).map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &serde_json::Error) -> Status {
+        Status::internal(format_args!(
+            "{} {}/{} cannot be viewed as its kind: {error}",
+            self.kind.kind, self.namespace, self.name
+        ))
     }
 }
 
@@ -489,12 +514,24 @@ mod tests {
     }
 
     #[test]
-    fn views_are_shared_while_somebody_holds_one() {
-        let tree = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
+    fn a_part_of_an_object_is_read_without_the_rest() {
+        #[derive(Deserialize)]
+        struct Part<'a> {
+            #[serde(borrow)]
+            spec: Spec<'a>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec<'a> {
+            node_name: &'a str,
+        }
+        let tree = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"containers": [{"name": "c"}], "nodeName": "n"}});
         let object = Object::from_tree(&tree).unwrap();
-        let first = object.view::<k8s_openapi::api::core::v1::Pod>().unwrap();
-        let second = object.view::<k8s_openapi::api::core::v1::Pod>().unwrap();
-        assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(first.metadata.name.as_deref(), Some("a"));
+        assert_eq!(object.part::<Part>().unwrap().spec.node_name, "n");
+        assert_eq!(object.member("spec"), Some(r#"{"containers":[{"name":"c"}],"nodeName":"n"}"#));
+        assert_eq!(object.member("status"), None);
+        let view = object.view::<k8s_openapi::api::core::v1::Pod>().unwrap();
+        assert_eq!(view.spec.as_ref().unwrap().node_name.as_deref(), Some("n"));
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use api::interface::Api;
 use api::names::Resource;
 use api::object::Object;
+use api::status::Status;
 use base::{Clock, Stop, Tasks};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing::error;
 
@@ -54,7 +56,7 @@ impl World {
     /// One object as its typed view.
     pub fn view<T>(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<T>>
     where
-        T: DeserializeOwned + Send + Sync + 'static,
+        T: DeserializeOwned,
     {
         view(&*self.get(resource, namespace, name)?)
     }
@@ -67,7 +69,7 @@ impl World {
     /// The same as typed views, each beside its object.
     pub fn views<T>(&self, resource: &Resource, namespace: &str) -> Vec<(Arc<Object>, Arc<T>)>
     where
-        T: DeserializeOwned + Send + Sync + 'static,
+        T: DeserializeOwned,
     {
         self.list(resource, namespace)
             .into_iter()
@@ -97,12 +99,15 @@ impl World {
 }
 
 /// A typed view; one that cannot be made is a bug, told once here and then skipped.
-pub fn view<T>(object: &Object) -> Option<Arc<T>>
-where
-    T: DeserializeOwned + Send + Sync + 'static,
-{
-    object
-        .view::<T>()
-        .inspect_err(|status| error!(error = %status, "an object cannot be viewed; skipping it"))
-        .ok()
+pub fn view<T: DeserializeOwned>(object: &Object) -> Option<Arc<T>> {
+    told(object.view())
+}
+
+/// A part of an object; one that cannot be read is a bug too.
+pub fn part<'a, T: Deserialize<'a>>(object: &'a Object) -> Option<T> {
+    told(object.part())
+}
+
+fn told<T>(read: Result<T, Status>) -> Option<T> {
+    read.inspect_err(|status| error!(error = %status, "an object cannot be viewed; skipping it")).ok()
 }

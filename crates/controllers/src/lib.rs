@@ -15,6 +15,7 @@ pub mod every;
 pub mod garbage;
 pub mod guard;
 pub mod load_balancer;
+mod mention;
 pub mod namespace;
 pub mod node_addresses;
 pub mod node_lifecycle;

@@ -13,7 +13,8 @@ use control::plan::{Controller, Plan, Watches, Write};
 use control::world::World;
 use jiff::Timestamp;
 
-use crate::node_pods::{on_node, phase_of};
+use crate::mention::mentions;
+use crate::node_pods::{node_of, on_node, phase_of};
 use crate::{condition, guard};
 
 /// Pods that have ended and may stay, over the whole cluster.
@@ -55,16 +56,20 @@ impl Controller for PodGarbage {
         }
         let mut plan = Plan::nothing();
         let Some(pod) = world.get(&PODS, &key.namespace, &key.name) else { return plan };
+        let node_name = node_of(&pod);
+        let node = world.get(&NODES, "", &node_name);
+        // Nearly all pods are on a node that is there, or wait for one: of these no tree is read.
+        let waits = node_name.is_empty() || (node.is_some() && !mentions(&pod, NODE_GONE));
+        if waits && !pod.is_deleting() {
+            return plan;
+        }
         let tree = pod.to_tree();
-        let node_name = tree.str_at(&["spec", "nodeName"]).unwrap_or_default();
         if node_name.is_empty() {
-            if pod.is_deleting() {
-                fail_and_delete(&mut plan, &pod, &tree, None);
-            }
+            fail_and_delete(&mut plan, &pod, &tree, None);
             return plan;
         }
         let marked = condition::find(tree.array_at(&["status", "conditions"]), NODE_GONE);
-        match world.get(&NODES, "", node_name) {
+        match node {
             None => wait_and_delete(&mut plan, &pod, &tree, marked, now),
             Some(node) if pod.is_deleting() && is_out_of_service(&node.to_tree()) => {
                 fail_and_delete(&mut plan, &pod, &tree, None);

@@ -2,20 +2,119 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::object::Object;
+use api::value::Str;
+use control::world;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use serde::Deserialize;
 
-/// A pod as stored and as read.
+/// A pod and what controllers ask of it.
 #[derive(Clone, Debug)]
 pub struct PodView {
     /// As stored.
     pub object: Arc<Object>,
-    /// As read.
-    pub pod: Arc<Pod>,
+    facts: Facts,
+}
+
+/// What is read of a pod: the fields that controllers ask for and no others, for they look at many pods at a time.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Facts {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    annotations: Option<Annotations>,
+    #[serde(default)]
+    creation_timestamp: Option<Str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Annotations {
+    #[serde(default, rename = "controller.kubernetes.io/pod-deletion-cost")]
+    deletion_cost: Option<Str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    node_name: Option<Str>,
+    #[serde(default)]
+    hostname: Option<Str>,
+    #[serde(default)]
+    subdomain: Option<Str>,
+    #[serde(default)]
+    containers: Option<Vec<Container>>,
+    #[serde(default)]
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    #[serde(default)]
+    restart_policy: Option<Str>,
+    #[serde(default)]
+    ports: Option<Vec<ContainerPort>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    #[serde(default)]
+    name: Option<Str>,
+    #[serde(default)]
+    protocol: Option<Str>,
+    container_port: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    #[serde(default)]
+    phase: Option<Str>,
+    #[serde(default)]
+    conditions: Option<Vec<Condition>>,
+    #[serde(default)]
+    container_statuses: Option<Vec<ContainerStatus>>,
+    #[serde(default, rename = "podIP")]
+    pod_ip: Option<Str>,
+    #[serde(default, rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: Str,
+    status: Str,
+    #[serde(default)]
+    last_transition_time: Option<Str>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    #[serde(default)]
+    restart_count: i32,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct PodIp {
+    #[serde(default)]
+    ip: Str,
 }
 
 impl PodView {
@@ -23,13 +122,13 @@ impl PodView {
     pub fn of(objects: Vec<Arc<Object>>) -> Vec<Self> {
         objects
             .into_iter()
-            .filter_map(|object| control::world::view::<Pod>(&object).map(|pod| Self { object, pod }))
+            .filter_map(|object| world::part(&object).map(|facts| Self { object, facts }))
             .collect()
     }
 
     /// `status.phase`; `Pending` before anybody has said.
     pub fn phase(&self) -> &str {
-        self.pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+        self.facts.status.phase.as_deref().unwrap_or("Pending")
     }
 
     /// Whether it has ended for good.
@@ -44,22 +143,55 @@ impl PodView {
 
     /// `spec.nodeName`; empty before it is scheduled.
     pub fn node(&self) -> &str {
-        self.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+        self.facts.spec.node_name.as_deref().unwrap_or_default()
     }
 
-    fn condition(&self, kind: &str) -> Option<&PodCondition> {
-        self.pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+    /// `spec.hostname`; empty if it is the pod's own name.
+    pub fn hostname(&self) -> &str {
+        self.facts.spec.hostname.as_deref().unwrap_or_default()
+    }
+
+    /// `spec.subdomain`; empty if there is none.
+    pub fn subdomain(&self) -> &str {
+        self.facts.spec.subdomain.as_deref().unwrap_or_default()
+    }
+
+    /// Its addresses in order, none twice.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let status = &self.facts.status;
+        let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+        let mut addresses: Vec<IpAddr> =
+            several.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
+
+    /// The number of a port that containers or sidecars name.
+    pub fn named_port(&self, name: &str, protocol: &str) -> Option<i64> {
+        let sidecars = self.facts.spec.init_containers.iter().flatten();
+        let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let containers = self.facts.spec.containers.iter().flatten().chain(sidecars);
+        let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+        let named = ports.find(|port| {
+            port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
+        });
+        named.map(|port| port.container_port)
+    }
+
+    fn ready_condition(&self) -> Option<&Condition> {
+        let mut conditions = self.facts.status.conditions.iter().flatten();
+        conditions.find(|condition| condition.kind == "Ready").filter(|ready| ready.status == "True")
     }
 
     /// Whether its `Ready` condition holds.
     pub fn is_ready(&self) -> bool {
-        self.condition("Ready").is_some_and(|condition| condition.status == "True")
+        self.ready_condition().is_some()
     }
 
     /// Since when it is ready.
     pub fn ready_since(&self) -> Option<Timestamp> {
-        let ready = self.condition("Ready").filter(|condition| condition.status == "True")?;
-        ready.last_transition_time.as_ref().map(|time| time.0)
+        read_time(self.ready_condition()?.last_transition_time.as_deref())
     }
 
     /// How long until it has been ready for `min_ready`: zero if it is available, `None` if it is not ready.
@@ -75,19 +207,23 @@ impl PodView {
     }
 
     fn restarts(&self) -> i32 {
-        let statuses = self.pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-        statuses.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or_default()
+        let statuses = self.facts.status.container_statuses.iter().flatten();
+        statuses.map(|status| status.restart_count).max().unwrap_or_default()
     }
 
     fn deletion_cost(&self) -> i32 {
-        let annotations = self.pod.metadata.annotations.as_ref();
-        let cost = annotations.and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost"));
+        let annotations = self.facts.metadata.annotations.as_ref();
+        let cost = annotations.and_then(|annotations| annotations.deletion_cost.as_deref());
         cost.and_then(|cost| cost.parse().ok()).unwrap_or_default()
     }
 
     fn created(&self) -> Option<Timestamp> {
-        self.pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
+        read_time(self.facts.metadata.creation_timestamp.as_deref())
     }
+}
+
+fn read_time(text: Option<&str>) -> Option<Timestamp> {
+    text?.parse().ok()
 }
 
 /// The order in which pods are deleted when there are too many: those whose loss costs least first

@@ -12,6 +12,7 @@ use control::world::World;
 use jiff::Timestamp;
 
 use crate::condition;
+use crate::mention::mentions;
 
 /// From the announcement until the pod must be going.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,8 +66,7 @@ fn stale_since(pod: &Value) -> Option<Timestamp> {
 
 /// Few pods have the condition, and of the others no tree is read.
 fn announced(_: &World, change: &Change) -> Vec<Key> {
-    const WORD: &[u8] = b"\"DisruptionTarget\"";
-    let pod = change.new.as_deref().filter(|pod| pod.body().windows(WORD.len()).any(|window| window == WORD));
+    let pod = change.new.as_deref().filter(|pod| mentions(pod, CONDITION));
     pod.map(Key::of).into_iter().collect()
 }
 

@@ -18,6 +18,7 @@ use control::world::World;
 use jiff::Timestamp;
 
 use crate::condition;
+use crate::mention::mentions;
 use crate::node_pods::{node_of, on_node};
 
 /// The controller of evictions by taints. Its keys are pods.
@@ -110,8 +111,7 @@ fn evict(plan: &mut Plan, pod: &Object, now: Timestamp) {
 
 /// The taints of a node that drive pods away. Most nodes have none, and of these no tree is read.
 fn no_execute(node: &Object) -> Vec<Value> {
-    const WORD: &[u8] = b"\"NoExecute\"";
-    if !node.body().windows(WORD.len()).any(|window| window == WORD) {
+    if !mentions(node, "NoExecute") {
         return Vec::new();
     }
     let tree = node.to_tree();

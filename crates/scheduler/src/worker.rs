@@ -11,8 +11,10 @@ use api::value::Str;
 use base::{Clock, Random, Stop, Tasks};
 use control::mirror::{Change, Key};
 use control::recorder::Recorder;
-use control::world::{World, view};
+use control::world::{World, part, view};
 use k8s_openapi::api::core::v1 as core;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::{Notify, Semaphore};
 use tracing::debug;
 
@@ -147,43 +149,59 @@ impl Scheduler {
     fn pod_changed(&self, change: &Change) {
         let Some(object) = change.either() else { return };
         let key = Key::of(object);
-        let old = change.old.as_deref().and_then(read);
+        // Most changes are told by an outline; a pod is read whole only where its place is decided by it.
+        let new = change.new.as_deref().and_then(|new| Some((new, part::<Outline>(new)?)));
         let mut state = self.state();
-        match change.new.as_deref().and_then(read) {
-            Some(pod) if !pod.node.is_empty() => self.pod_has_place(&mut state, &key, &pod),
-            Some(pod) if pod.wants_place(NAME) => {
-                if state.binding.contains(&pod.uid) {
-                    return;
-                }
-                // What this scheduler itself has nominated is older news here.
-                if old.as_ref().is_none_or(|old| old.nominated != pod.nominated) {
-                    state.cluster.withdraw(&pod.uid);
-                    if !pod.nominated.is_empty() {
-                        state.cluster.nominate(&pod, &pod.nominated);
-                    }
-                }
-                let wanted = old.is_some_and(|old| old.wants_place(NAME));
-                if !wanted || !asks_the_same(change) {
-                    state.waiting.put(&key, pod.priority);
-                    self.changed.notify_one();
+        match new {
+            Some((new, outline)) if outline.has_place() => {
+                if let Some(pod) = read(new) {
+                    self.pod_has_place(&mut state, &key, &pod);
                 }
             }
-            new => {
+            Some((new, outline)) if outline.wants_place(new) => {
+                self.pod_wants_place(&mut state, &key, new, change.old.as_deref());
+            }
+            Some((new, outline)) if !outline.has_ended() => {
+                // It waits for its gates or another scheduler, or is about to go without a place.
                 state.waiting.retire(&key);
-                let withdrawn = state.cluster.withdraw(object.uid());
-                if new.is_some() {
-                    // It waits for its gates or another scheduler, or is about to go without a place.
-                    if let (true, Some(pod)) = (withdrawn, &new) {
-                        self.pod_left(&mut state, pod);
-                    }
-                    return;
-                }
-                state.binding.remove(object.uid());
-                let left = state.cluster.remove_pod(object.uid()).map(|(_, pod)| pod);
-                if let Some(pod) = left.or(old.filter(|_| withdrawn)) {
+                if state.cluster.withdraw(new.uid())
+                    && let Some(pod) = read(new)
+                {
                     self.pod_left(&mut state, &pod);
                 }
             }
+            _ => {
+                state.waiting.retire(&key);
+                let withdrawn = state.cluster.withdraw(object.uid());
+                state.binding.remove(object.uid());
+                let left = state.cluster.remove_pod(object.uid()).map(|(_, pod)| pod);
+                let nominated = || change.old.as_deref().filter(|_| withdrawn).and_then(read);
+                if let Some(pod) = left.or_else(nominated) {
+                    self.pod_left(&mut state, &pod);
+                }
+            }
+        }
+    }
+
+    fn pod_wants_place(&self, state: &mut State, key: &Key, new: &Object, old: Option<&Object>) {
+        let Some(pod) = read(new) else { return };
+        if state.binding.contains(&pod.uid) {
+            return;
+        }
+        let before = old.and_then(|old| Some((old, part::<Outline>(old)?)));
+        let nominated = |outline: &Outline| outline.status.nominated_node_name.clone().unwrap_or_default();
+        // What this scheduler itself has nominated is older news here.
+        if before.as_ref().is_none_or(|(_, before)| nominated(before) != pod.nominated) {
+            state.cluster.withdraw(&pod.uid);
+            if !pod.nominated.is_empty() {
+                state.cluster.nominate(&pod, &pod.nominated);
+            }
+        }
+        let asked_before =
+            before.is_some_and(|(old, before)| before.wants_place(old) && asks_the_same(old, new));
+        if !asked_before {
+            state.waiting.put(key, pod.priority);
+            self.changed.notify_one();
         }
     }
 
@@ -377,10 +395,56 @@ fn read(object: &Object) -> Option<Arc<Pod>> {
 }
 
 /// Whether a change of a pod leaves all that decides its place; the scheduler's own words in its status do.
-fn asks_the_same(change: &Change) -> bool {
-    let (Some(old), Some(new)) = (&change.old, &change.new) else { return false };
-    let spec = |object: &Object| view::<core::Pod>(object).and_then(|pod| pod.spec.clone());
-    old.uid() == new.uid() && old.labels() == new.labels() && spec(old) == spec(new)
+fn asks_the_same(old: &Object, new: &Object) -> bool {
+    old.uid() == new.uid() && old.labels() == new.labels() && old.member("spec") == new.member("spec")
+}
+
+/// What says whether a pod looks for a place: little, for every change of every pod is looked at.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    spec: OutlineSpec,
+    #[serde(default)]
+    status: OutlineStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OutlineSpec {
+    #[serde(default)]
+    node_name: Option<Str>,
+    #[serde(default)]
+    scheduler_name: Option<Str>,
+    #[serde(default)]
+    scheduling_gates: Option<Vec<IgnoredAny>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OutlineStatus {
+    #[serde(default)]
+    phase: Option<Str>,
+    #[serde(default)]
+    nominated_node_name: Option<Str>,
+}
+
+impl Outline {
+    fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    fn has_place(&self) -> bool {
+        !self.has_ended() && self.spec.node_name.as_ref().is_some_and(|node| !node.is_empty())
+    }
+
+    /// The same as [`Pod::wants_place`].
+    fn wants_place(&self, pod: &Object) -> bool {
+        !self.has_ended()
+            && !self.has_place()
+            && !pod.is_deleting()
+            && self.spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+            && self.spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
+    }
 }
 
 fn allocatable(

@@ -8,7 +8,6 @@ use api::object::Object;
 use api::selector::label::Selector;
 use api::value::Value;
 use control::world::World;
-use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::pods::PodView;
 
@@ -109,7 +108,7 @@ impl Service<'_> {
     }
 
     fn backend(&self, world: &World, view: &PodView) -> Option<Backend> {
-        let addresses = addresses(&view.pod);
+        let addresses = view.addresses();
         if addresses.is_empty() || view.is_terminal() {
             return None;
         }
@@ -119,17 +118,16 @@ impl Service<'_> {
         }
         let serving = view.is_ready();
         let terminating = view.object.is_deleting();
-        let spec = view.pod.spec.as_ref()?;
-        let own_name = spec.hostname.clone().filter(|name| !name.is_empty());
+        let has_own_name = !view.hostname().is_empty() && view.subdomain() == self.object.name();
         Some(Backend {
             addresses,
-            ports: self.ports(&view.pod),
+            ports: self.ports(view),
             ready: self.publishes_unready() || (serving && !terminating),
             serving,
             terminating,
             node: view.node().to_owned(),
             zone: node.and_then(|node| node.label("topology.kubernetes.io/zone").map(str::to_owned)),
-            hostname: own_name.filter(|_| spec.subdomain.as_deref() == Some(self.object.name())),
+            hostname: has_own_name.then(|| view.hostname().to_owned()),
             target: json!({
                 "kind": "Pod",
                 "namespace": (view.object.namespace()),
@@ -139,12 +137,12 @@ impl Service<'_> {
         })
     }
 
-    fn ports(&self, pod: &Pod) -> Vec<Port> {
+    fn ports(&self, pod: &PodView) -> Vec<Port> {
         let ports = self.tree.array_at(&["spec", "ports"]).iter().filter_map(|port| {
             let protocol = port.str_at(&["protocol"]).unwrap_or("TCP");
             let number = match port.get("targetPort") {
                 None => port.int_at(&["port"]),
-                Some(Value::String(name)) => named_port(pod, name, protocol),
+                Some(Value::String(name)) => pod.named_port(name, protocol),
                 Some(number) => {
                     number.as_int().filter(|number| *number != 0).or_else(|| port.int_at(&["port"]))
                 }
@@ -158,29 +156,4 @@ impl Service<'_> {
         });
         ports.collect()
     }
-}
-
-/// The pod's addresses, none twice.
-fn addresses(pod: &Pod) -> Vec<IpAddr> {
-    let Some(status) = &pod.status else { return Vec::new() };
-    let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut addresses: Vec<IpAddr> =
-        several.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()).collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
-}
-
-/// A port that containers or sidecars name.
-fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i64> {
-    let spec = pod.spec.as_ref()?;
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let ports = |container: &Container| container.ports.clone().unwrap_or_default();
-    let mut ports = spec.containers.iter().chain(sidecars).flat_map(ports);
-    ports
-        .find(|port| {
-            port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
-        })
-        .map(|port| i64::from(port.container_port))
 }

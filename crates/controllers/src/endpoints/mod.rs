@@ -6,11 +6,14 @@ mod legacy;
 mod mirroring;
 mod slices;
 
+use std::collections::BTreeMap;
+
 use api::names::SERVICES;
 use api::object::Object;
-use api::selector::label::Selector;
+use api::value::Str;
 use control::mirror::{Change, Key};
-use control::world::World;
+use control::world::{World, part};
+use serde::Deserialize;
 
 pub use legacy::Endpoints;
 pub use mirroring::Mirroring;
@@ -27,15 +30,30 @@ const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Label that upstream's leader election puts on Endpoints that are no endpoints.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
+/// What says which pods a Service selects: it is asked for every change of every pod.
+#[derive(Deserialize)]
+struct Selecting {
+    #[serde(default)]
+    spec: SelectingSpec,
+}
+
+#[derive(Default, Deserialize)]
+struct SelectingSpec {
+    #[serde(default)]
+    selector: Option<BTreeMap<Str, Str>>,
+}
+
 /// A pod leads to the Services that select it, as it was and as it is.
 fn services_of_pod(world: &World, change: &Change) -> Vec<Key> {
     let Some(namespace) = change.either().map(Object::namespace) else { return Vec::new() };
     let services = world.list(&SERVICES, namespace);
     let selecting = services.iter().filter(|service| {
-        let tree = service.to_tree();
-        let Some(selector) = tree.at(&["spec", "selector"]).and_then(|s| s.as_object()) else { return false };
-        let selector = Selector::from_map(selector);
-        change.sides().any(|pod| selector.matches(pod.labels()))
+        let Some(selector) = part::<Selecting>(service).and_then(|service| service.spec.selector) else {
+            return false;
+        };
+        let selects =
+            |pod: &Object| selector.iter().all(|(key, value)| pod.label(key) == Some(value.as_str()));
+        change.sides().any(selects)
     });
     selecting.map(|service| Key::of(service)).collect()
 }
