@@ -22,9 +22,11 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub const WATCH_MINIMUM: Duration = Duration::from_secs(1800);
 /// How often an idle watch that asked for bookmarks gets one.
 pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
-/// How often a read-change-write is tried (patches without a revision, deletions, bindings) when somebody wrote in
-/// between.
-pub const WRITE_RETRIES: usize = 32;
+/// How often a new object is given others of the names that are allocated to it (addresses, ports), when somebody took
+/// them in between.
+pub const ALLOCATION_TRIES: usize = 32;
+/// How many queues those share who write again because others wrote the same object in between.
+pub const TURNS: usize = 64;
 /// How often a generated name is tried when it is taken; upstream's `maxNameGenerationCreateAttempts`.
 pub const NAME_ATTEMPTS: usize = 8;
 /// How many letters `generateName` appends.

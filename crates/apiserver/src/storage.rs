@@ -3,7 +3,7 @@
 //! What is stored is the body of [`Object::body_of`]. The object that everybody shares is made at the first look,
 //! for only then its revision is known.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use api::names::{GroupResource, Resource};
@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use store::{CommitError, Committed, Decode, Entry, Key, List, Revision, Scope, Store, Transaction};
 
 use crate::kinds::{self, Kind};
+use crate::limits;
 use crate::lookups::Lookups;
 
 /// A stored value: the encoded body, what it is found by, and the object as soon as somebody has looked at it.
@@ -145,12 +146,24 @@ pub struct Storage {
     store: Store<Record>,
     clock: Clock,
     random: Random,
+    turns: Arc<[tokio::sync::Mutex<()>; limits::TURNS]>,
 }
 
 impl Storage {
     /// Over an open store.
     pub fn new(store: Store<Record>, clock: Clock, random: Random) -> Self {
-        Self { store, clock, random }
+        let turns = Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default()));
+        Self { store, clock, random, turns }
+    }
+
+    /// Who found an object of that name changed by others waits until it is its turn to try again, once: of many who
+    /// write one object, one at a time does.
+    pub async fn take_turn<'a>(&'a self, turn: &mut Option<tokio::sync::MutexGuard<'a, ()>>, name: &str) {
+        if turn.is_none() {
+            let queue = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+            let queue = usize::try_from(queue % limits::TURNS as u64).unwrap_or_default();
+            *turn = Some(self.turns[queue].lock().await);
+        }
     }
 
     /// The store itself.
@@ -190,7 +203,7 @@ impl Storage {
             }
             CommitError::Busy => Failure::Status(Status::too_many_requests(
                 error.to_string(),
-                crate::limits::RETRY_AFTER_SECONDS,
+                limits::RETRY_AFTER_SECONDS,
             )),
             CommitError::Invalid(ref invalid) => Failure::Status(Status::new(
                 api::status::Reason::RequestEntityTooLarge,
@@ -205,7 +218,7 @@ impl Storage {
 
     /// When an Event that is written now goes.
     pub fn expiry(&self, kind: &Kind) -> Option<Timestamp> {
-        kind.expires.then(|| self.clock.now() + crate::limits::EVENT_LIFETIME)
+        kind.expires.then(|| self.clock.now() + limits::EVENT_LIFETIME)
     }
 }
 

@@ -10,9 +10,8 @@ use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
 use crate::kinds::Kind;
-use crate::limits;
 use crate::storage::{Failure, Record, Storage};
-use crate::verbs::{Outcome, contended};
+use crate::verbs::Outcome;
 use store::{Expectation, Revision, Transaction};
 
 /// Binds a pod.
@@ -46,7 +45,8 @@ pub(super) async fn create(
     } else {
         &target.namespace
     };
-    for _ in 0..limits::WRITE_RETRIES {
+    let mut turn = None;
+    loop {
         let stored = storage.require(kind, namespace, name)?;
         let old = stored.to_tree();
         let mut pod = old.clone();
@@ -64,11 +64,10 @@ pub(super) async fn create(
             Transaction::new().put(Storage::key(kind, namespace, name), expect, Record::new(kind, &pod));
         match storage.commit(transaction).await {
             Ok(_) => return Ok(Outcome::created(success())),
-            Err(Failure::Conflict { .. }) => {}
+            Err(Failure::Conflict { .. }) => storage.take_turn(&mut turn, name).await,
             Err(Failure::Status(status)) => return Err(status),
         }
     }
-    Err(contended(kind, name))
 }
 
 fn conflict(kind: &Kind, name: &str, why: &str) -> Status {

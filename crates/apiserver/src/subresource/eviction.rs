@@ -17,7 +17,7 @@ use crate::kinds::{self, Kind};
 use crate::lookups::Lookups as _;
 use crate::storage::{Failure, Record, Storage};
 use crate::verbs::{Outcome, delete};
-use crate::{codec, limits, query};
+use crate::{codec, query};
 
 /// How many evictions may wait for the budget's controller; upstream's `MaxDisruptedPodSize`.
 const DISRUPTED_PODS: usize = 2000;
@@ -43,7 +43,7 @@ pub(super) async fn create(
     let mut deletion = query::delete_options(query::Query::new(""), Some(delete_options))?;
     deletion.dry_run |= options.dry_run;
     let pods = Target::new(&names::PODS, &target.namespace, &target.name);
-    for _ in 0..limits::WRITE_RETRIES {
+    loop {
         let pod = gate.storage().require(kind, &target.namespace, &target.name)?;
         let tree = pod.to_tree();
         let named = deletion.resource_version.is_some();
@@ -72,7 +72,6 @@ pub(super) async fn create(
             Ok(()) => return Ok(Outcome::created(success())),
         }
     }
-    Err(crate::verbs::contended(kind, &target.name))
 }
 
 async fn delete_pod(

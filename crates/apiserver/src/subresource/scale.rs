@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::verbs::Outcome;
-use crate::verbs::write::{Change, retries};
+use crate::verbs::write::Change;
 
 /// The kind of a `scale`.
 pub(super) fn kind(kind: &Kind, target: &Target) -> Result<GroupVersionKind, Status> {
@@ -38,7 +38,7 @@ pub(super) async fn change(
     make: &mut (dyn FnMut(&Value) -> Result<Value, Status> + Send),
 ) -> Result<Outcome, Status> {
     // The change goes by the ordinary way of the object, under the name of the subresource.
-    let change = Change { caller, kind, target, options, retries: retries() };
+    let change = Change { caller, kind, target, options };
     let outcome = change
         .run(gate, &mut |old| {
             let scale = make(&scale_of(old))?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::interface::{Answer, Target, WriteOptions};
-use api::status::{Reason, Status};
+use api::status::{OBJECT_MODIFIED, Reason, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Transaction};
 
@@ -119,7 +119,7 @@ async fn keep(
     let storage = gate.storage();
     let _alone = gate.exclusive(kind.strategy).await;
     let namespace: Str = tree.str_at(&["metadata", "namespace"]).unwrap_or_default().into();
-    for _ in 0..limits::WRITE_RETRIES {
+    for _ in 0..limits::ALLOCATION_TRIES {
         // Looked at first, so that nothing is allocated for a name that is taken.
         if storage.read(kind, &namespace, name).is_some() {
             return Err(Status::already_exists(&kind.group_resource, name));
@@ -151,7 +151,7 @@ async fn keep(
             Err(Failure::Status(status)) => return Err(status),
         }
     }
-    Err(super::contended(kind, name))
+    Err(Status::conflict(&kind.group_resource, name, OBJECT_MODIFIED))
 }
 
 fn admit(

@@ -9,14 +9,14 @@ use api::status::Status;
 use api::value::{Str, Value};
 use store::{Expectation, Operation as StoreOperation, Revision, Transaction};
 
-use super::{Outcome, commit_companions, contended};
+use super::{Outcome, commit_companions};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Failure, Record, Storage, object};
 use crate::strategy::Context;
-use crate::{codec, limits};
+use crate::codec;
 
 /// The finalizer that keeps an owner until its dependents that block it are gone.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -45,7 +45,8 @@ pub async fn delete(
     warn_of_dependents(caller, kind, options);
     let storage = gate.storage();
     let name = &target.name;
-    for _ in 0..limits::WRITE_RETRIES {
+    let mut turn = None;
+    loop {
         let stored = storage.require(kind, &target.namespace, name)?;
         check_preconditions(kind, &stored, options)?;
         let tree = stored.to_tree();
@@ -70,11 +71,10 @@ pub async fn delete(
         };
         match storage.commit(transaction).await {
             Ok(committed) => return answer(kind, &stored, &step, &committed),
-            Err(Failure::Conflict { .. }) => {}
+            Err(Failure::Conflict { .. }) => storage.take_turn(&mut turn, name).await,
             Err(Failure::Status(status)) => return Err(status),
         }
     }
-    Err(contended(kind, name))
 }
 
 /// Tells a client who does not say what becomes of dependents, where that may surprise.

@@ -16,7 +16,7 @@ use store::{Expectation, Transaction};
 
 use crate::caller::Caller;
 use crate::gate::Gate;
-use crate::kinds::{self, Kind};
+use crate::kinds;
 use crate::storage::{Record, Storage};
 use crate::strategy::Companion;
 use crate::{reviews, subresource};
@@ -111,11 +111,6 @@ pub fn method_not_allowed() -> Status {
     );
     status.details = Some(Box::default());
     status
-}
-
-/// Somebody else wrote each time that we tried.
-pub(crate) fn contended(kind: &Kind, name: &str) -> Status {
-    Status::conflict(&kind.group_resource, name, api::status::OBJECT_MODIFIED)
 }
 
 /// Adds the steps of companions to a transaction.

@@ -6,7 +6,7 @@ use api::status::{Reason, Status};
 use api::value::Value;
 
 use super::Outcome;
-use super::write::{Change, retries};
+use super::write::Change;
 use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
@@ -27,7 +27,7 @@ pub async fn patch(
         let cause = api::validation::cause::forbidden("force", "may not be specified for non-apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
     }
-    let change = Change { caller, kind, target, options, retries: retries() };
+    let change = Change { caller, kind, target, options };
     change
         .run(gate, &mut |old| {
             let current = codec::to_request_version(kind, old)?;

@@ -3,7 +3,7 @@
 use api::interface::{Target, WriteOptions};
 use api::status::Status;
 
-use super::write::{Change, retries};
+use super::write::Change;
 use super::{Outcome, create};
 use crate::caller::Caller;
 use crate::codec;
@@ -24,6 +24,6 @@ pub async fn update(
     if !there && target.subresource.is_empty() && kind.strategy.allows_create_on_update() {
         return create::create_tree(gate, caller, kind, target, object, options).await;
     }
-    let change = Change { caller, kind, target, options, retries: retries() };
+    let change = Change { caller, kind, target, options };
     change.run(gate, &mut |_| Ok(object.clone())).await
 }

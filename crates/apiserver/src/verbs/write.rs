@@ -8,14 +8,14 @@ use api::status::{OBJECT_MODIFIED, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Revision, Transaction};
 
-use super::{Outcome, causes, commit_companions, contended};
+use super::{Outcome, causes, commit_companions};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{self, Failure, Record, Storage};
 use crate::strategy::{Context, Generation};
-use crate::{codec, limits, managed};
+use crate::{codec, managed};
 
 /// One change of one object.
 pub struct Change<'a> {
@@ -27,20 +27,21 @@ pub struct Change<'a> {
     pub target: &'a Target,
     /// How.
     pub options: &'a WriteOptions,
-    /// How often a conflict is answered by a new try.
-    pub retries: usize,
 }
 
 /// Makes the new tree of the old one; both in the storage version, the new one defaulted.
 pub type Make<'a> = dyn FnMut(&Value) -> Result<Value, Status> + Send + 'a;
 
 impl Change<'_> {
-    /// Does it. `make` runs once for each try.
+    /// Does it. `make` runs once for each try. Upstream's `GuaranteedUpdate` never gives up either: who names no
+    /// revision is not to hear of a conflict because somebody else writes at the same time, and each conflict is a write
+    /// that was done.
     pub async fn run(&self, gate: &Gate, make: &mut Make<'_>) -> Result<Outcome, Status> {
         let (kind, storage) = (self.kind, gate.storage());
         let name = &self.target.name;
         let _alone = gate.exclusive(kind.strategy).await;
-        for attempt in 0.. {
+        let mut turn = None;
+        loop {
             let stored = storage.require(kind, &self.target.namespace, name)?;
             let old = stored.to_tree();
             let mut new = make(&old)?;
@@ -76,14 +77,10 @@ impl Change<'_> {
                 Ok(committed) => return self.answer(&committed, &new),
                 // Somebody was faster. A change that names the revision it wants is told so by the next try; whatever
                 // names none, as most patches do, is made of the present object.
-                Err(Failure::Conflict { .. }) if attempt >= self.retries => {
-                    return Err(contended(kind, name));
-                }
-                Err(Failure::Conflict { .. }) => {}
+                Err(Failure::Conflict { .. }) => storage.take_turn(&mut turn, &self.target.name).await,
                 Err(Failure::Status(status)) => return Err(status),
             }
         }
-        unreachable!("the loop ends with its last attempt")
     }
 
     fn answer(&self, committed: &store::Committed<Record>, new: &Value) -> Result<Outcome, Status> {
@@ -327,10 +324,4 @@ pub fn may_go(kind: &Kind, new: &Value, old: &Value) -> bool {
         && old.at(&["metadata", "deletionTimestamp"]).is_some()
         && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default() == 0
         && !kind.strategy.is_held(new)
-}
-
-/// How often a change that names no revision is tried. Upstream's `GuaranteedUpdate` never gives up; who asks for a
-/// patch without a revision is not to hear of a conflict because a controller writes the status at the same time.
-pub fn retries() -> usize {
-    limits::WRITE_RETRIES
 }

@@ -72,14 +72,14 @@ async fn patches_that_name_no_revision_do_not_conflict_with_each_other() {
     let admin = world.admin();
     admin.post(MAPS, &map("m", "b")).await.expect(201);
     let (path, admin) = (format!("{MAPS}/m"), &admin);
-    let patches = (0..16).map(|number| {
+    let patches = (0..48).map(|number| {
         let path = &path;
         async move { admin.merge(path, &format!(r#"{{"data":{{"k{number}":"v"}}}}"#)).await.expect(200) }
     });
     let changed = futures::future::join_all(patches).await;
-    assert_eq!(changed.len(), 16);
+    assert_eq!(changed.len(), 48);
     let read = admin.get(&path).await.expect(200);
-    assert_eq!(read.at(&["data"]).unwrap().as_object().unwrap().iter().count(), 17);
+    assert_eq!(read.at(&["data"]).unwrap().as_object().unwrap().iter().count(), 49);
     let old = r#"{"metadata":{"resourceVersion":"1"},"data":{"k":"w"}}"#;
     assert!(admin.merge(&path, old).await.message(409).contains("has been modified"));
     world.close().await;
