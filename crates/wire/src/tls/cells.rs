@@ -227,6 +227,8 @@ pub fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(SwappedServers(roots)))
         .with_client_cert_resolver(presented);
+    // A resumed session goes on to show the certificate of the first one, which may have been renewed since.
+    config.resumption = rustls::client::Resumption::disabled();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }

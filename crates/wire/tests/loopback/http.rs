@@ -54,6 +54,23 @@ async fn a_client_is_known_by_its_certificate_and_a_stranger_is_seen_as_one() {
 }
 
 #[tokio::test]
+async fn a_new_connection_shows_the_certificate_of_now_and_not_of_an_earlier_session() {
+    let world = World::new();
+    let address = world.serve(service(|_, connection: Arc<wire::serve::ConnectionInfo>| async move {
+        let shown = connection.client_certificate().and_then(|shown| shown.identity.clone());
+        Response::new(Body::from(shown.map(|peer| peer.common_name).unwrap_or_default()))
+    }));
+    let presented = Presented::new(&world.issue("before", "x")).unwrap();
+    let client = world.client_showing(false, presented.clone());
+    for name in ["before", "after"] {
+        presented.set(&world.issue(name, "x")).unwrap();
+        let mut request = get(address, "/");
+        request.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        assert_eq!(text(soon(client.send(request)).await.unwrap()).await, name);
+    }
+}
+
+#[tokio::test]
 async fn certificates_and_roots_are_swapped_while_serving() {
     let world = World::new();
     let presented = Presented::new(&world.issue("old", "x")).unwrap();
