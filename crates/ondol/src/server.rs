@@ -105,7 +105,16 @@ impl Server {
         let disk = store::Folder::at(layout.store()).context("the store's folder cannot be made")?;
         let mut options = store::Options::new(disk, clock.clone(), random.clone());
         options.codec = CODEC;
-        let store = blocking(move || Ok(store::Store::open(options, Record::decode())?)).await?;
+        let folder = layout.store();
+        let store = blocking(move || {
+            store::Store::open(options, Record::decode()).map_err(|error| match error {
+                store::OpenError::Damaged(damage) => {
+                    anyhow!("{damage}: \"ondol store salvage {} NEW-FOLDER\"", folder.display())
+                }
+                other => other.into(),
+            })
+        })
+        .await?;
         let now = clock.now();
         let authority = Arc::new(Authority::load_or_create(&layout.keys(), "ca", now)?);
         let key = wire::jwt::SigningKey::load_or_create(&layout.keys().join("service-accounts.key"))?;
