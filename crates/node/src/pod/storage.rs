@@ -86,6 +86,21 @@ impl Worker {
         self.refresh();
     }
 
+    /// Looks at the pod's files again after a time, if the pod is still there: for that it is not kept in memory, for
+    /// most pods go before the hour of their token.
+    fn renew_after(self: &Arc<Self>, delay: Duration) {
+        let worker = Arc::downgrade(self);
+        let (clock, stop) = (self.context.clock.clone(), self.context.stop.clone());
+        self.context.tasks.spawn("token renewal", async move {
+            if stop.or(clock.sleep(delay)).await.is_none() {
+                return;
+            }
+            if let Some(worker) = worker.upgrade().filter(|worker| !worker.live().dismantled) {
+                worker.refresh();
+            }
+        });
+    }
+
     /// The tokens of projected volumes; those near their end are asked for anew, and a task renews them in time.
     async fn fetch_tokens(
         self: &Arc<Self>,
@@ -100,15 +115,7 @@ impl Worker {
                 None => {
                     let (token, renew_at) = self.request_token(desired, &key.0, &wanted).await?;
                     self.live().tokens.insert(key.clone(), (token.clone(), renew_at));
-                    let (worker, delay) =
-                        (self.clone(), Duration::try_from(renew_at.duration_since(now)).unwrap_or(RETRY));
-                    self.context.tasks.spawn("token renewal", async move {
-                        let sleep = worker.context.clock.sleep(delay);
-                        let gone = worker.live().dismantled;
-                        if worker.context.stop.or(sleep).await.is_some() && !gone {
-                            worker.refresh();
-                        }
-                    });
+                    self.renew_after(Duration::try_from(renew_at.duration_since(now)).unwrap_or(RETRY));
                     token
                 }
             };
