@@ -99,6 +99,73 @@ taken_range() {
     ip link delete taken
     return $done
 }
+on_a_full_disk() {
+    mkdir "$scratch/full" && mount -t tmpfs -o size=2m none "$scratch/full" || return 1
+    head -c 1900k /dev/zero >"$scratch/full/others"
+    mkdir "$scratch/full/data"
+    refuses "is full" doomed --data-dir "$scratch/full/data"
+    local done=$?
+    [ -z "$(ls -A "$scratch/full/data")" ] || { because "left: $(ls -A "$scratch/full/data")"; done=1; }
+    umount "$scratch/full"
+    return $done
+}
+on_a_read_only_disk() {
+    mkdir "$scratch/fixed" && mount -t tmpfs -o ro none "$scratch/fixed" || return 1
+    refuses --data-dir doomed --data-dir "$scratch/fixed/data"
+    local done=$?
+    umount "$scratch/fixed"
+    return $done
+}
+# A disk in memory holds overlays, and so it will do.
+on_a_disk_in_memory() {
+    mkdir "$scratch/memory" && mount -t tmpfs -o size=200m none "$scratch/memory" || return 1
+    prints Ready doomed --no-kubeconfig --data-dir "$scratch/memory/data"
+    local done=$?
+    timeout 60 "$ONDOL" --instance "$instance-x" down --wipe --yes >"$scratch/down" 2>&1 || { because "$(tail -n 1 "$scratch/down")"; done=1; }
+    [ -z "$(ls -A "$scratch/memory")" ] || { because "left: $(ls -A "$scratch/memory")"; done=1; }
+    umount "$scratch/memory"
+    return $done
+}
+# Nothing is begun for which kubectl could not be told of.
+kubeconfig_of_no_use() {
+    mkdir "$scratch/others" && mount -t tmpfs -o ro none "$scratch/others" || return 1
+    echo '[]' >"$scratch/no-kubeconfig"
+    printf 'apiVersion: v1\nkind: Config\n' >"$scratch/of-nobody" && chown nobody "$scratch/of-nobody" && chmod 600 "$scratch/of-nobody"
+    refuses "set KUBECONFIG" env KUBECONFIG="$scratch/others/config" "$ONDOL" --instance "$instance-x" up \
+        && refuses "set KUBECONFIG" env KUBECONFIG="$scratch" "$ONDOL" --instance "$instance-x" up \
+        && refuses "is left as it is" env KUBECONFIG="$scratch/no-kubeconfig" "$ONDOL" --instance "$instance-x" up \
+        && refuses "check that it is yours" env KUBECONFIG="$scratch/of-nobody" setpriv --bounding-set=-dac_override,-dac_read_search \
+            --inh-caps=-dac_override,-dac_read_search "$ONDOL" --instance "$instance-x" up
+    local done=$?
+    umount "$scratch/others"
+    return $done
+}
+# Root's home is where it always is. Another /root hides the user's own; the program lies elsewhere, for it is found again
+# by its path.
+without_a_home() {
+    cp "$ONDOL" "$scratch/ondol-copy" || return 1
+    # shellcheck disable=SC2016
+    prints "as it should" unshare --mount env -u HOME -u KUBECONFIG bash -c '
+        mount -t tmpfs none /root && "$0" --instance "$1" up && grep -q "current-context: ondol-$1" /root/.kube/config || exit 1
+        "$0" --instance "$1" down --wipe --yes && [ ! -e /root/.kube ] && echo as it should' "$scratch/ondol-copy" "$instance-x"
+}
+# One letter in the middle of the log: where, and what to do about it.
+damaged_log() {
+    doomed --no-kubeconfig >"$scratch/up" 2>&1 && timeout 60 "$ONDOL" --instance "$instance-x" down >"$scratch/down" 2>&1 \
+        && refuses_damage
+    local done=$?
+    timeout 60 "$ONDOL" --instance "$instance-x" down --wipe --yes >"$scratch/down" 2>&1
+    return $done
+}
+refuses_damage() {
+    local log at; log=$(grep -rl kube-root-ca.crt "/var/lib/ondol/$instance-x/store" | head -n 1)
+    at=$(grep -abo kube-root-ca.crt "$log" | head -n 1 | cut -d: -f1)
+    [ -n "$at" ] || { because "nothing is in the log"; return 1; }
+    printf 'X' | dd of="$log" bs=1 seek="$at" conv=notrunc status=none
+    doomed --no-kubeconfig >"$scratch/refused" 2>&1 && { because "it was taken"; return 1; }
+    grep -v '^✓' "$scratch/refused" >"$scratch/said"
+    equals "$(grep -c . "$scratch/said")" 1 && has "$(cat "$scratch/said")" "$log" && has "$(cat "$scratch/said")" "ondol store salvage"
+}
 point_9() {
     point 9.kill survives_kill
     point 9.acknowledged keeps_what_it_acknowledged
@@ -110,4 +177,10 @@ point_9() {
     point 9.no-place on_an_overlay
     point 9.no-cgroups without_cgroups
     point 9.taken-range taken_range
+    point 9.full-disk on_a_full_disk
+    point 9.read-only on_a_read_only_disk
+    point 9.disk-in-memory on_a_disk_in_memory
+    point 9.kubeconfig kubeconfig_of_no_use
+    point 9.no-home without_a_home
+    point 9.damaged-log damaged_log
 }

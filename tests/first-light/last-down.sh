@@ -12,6 +12,28 @@ comes_back() {
     value_is "pod/$pod" '{.metadata.uid}' "$uid" || return 1
     within 50 restarts_are_counted "$pod" "${count:-0}"
 }
+# Pods of bare, of controllers of every sort, with inits and sidecars; name, identity, and how often each container began
+# again.
+living() {
+    k get pods -l owners=lives --sort-by=.metadata.name -o 'jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[*].restartCount} {.status.initContainerStatuses[?(@.name=="sidecar")].restartCount}{"\n"}{end}' \
+        | sed 's/ *$//'
+}
+# Whose work is done, with everything that tells of it.
+done_for_good() { k get pods -l owners=done --sort-by=.metadata.name -o 'jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.phase} {.status.containerStatuses}{"\n"}{end}'; }
+owners_are_ready() {
+    equals "$(k get pods -l owners=lives -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}')" 'True True True True True' \
+        && equals "$(k get pods -l owners=done --sort-by=.metadata.name -o 'jsonpath={.items[*].status.phase}')" 'Succeeded Failed'
+}
+all_began_again() { equals "$(living)" "$(awk '{ for (i = 3; i <= NF; i++) $i += 1; print $0 }' "$scratch/living")" && owners_are_ready; }
+owners_come_back() {
+    k apply -f "$here/first-light/owners.yaml" >/dev/null && within 50 owners_are_ready || return 1
+    living >"$scratch/living"; done_for_good >"$scratch/done"
+    ondol down >"$scratch/down" 2>&1 || { because "$(tail -n 2 "$scratch/down")"; return 1; }
+    ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up")"; return 1; }
+    within 50 all_began_again || return 1
+    equals "$(done_for_good)" "$(cat "$scratch/done")" || return 1
+    k delete -f "$here/first-light/owners.yaml" --now >/dev/null
+}
 # A pod that would take its time is given no more than is said.
 down_in_time() {
     k run stubborn --image=ondol.local/first-light/busybox:1 --overrides='{"spec":{"terminationGracePeriodSeconds":300}}' \
@@ -73,6 +95,7 @@ second_is_ready() { equals "$(k_second get deployment backend -o 'jsonpath={.sta
 point_last() {
     point 1.side-by-side side_by_side
     point 1.down-and-up comes_back
+    point 1.owners owners_come_back
     point 1.down-timeout down_in_time
     point 1.wipe leaves_nothing
     point 1.wipe-dead wipes_a_dead_server
