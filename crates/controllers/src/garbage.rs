@@ -56,8 +56,8 @@ impl Controller for Garbage {
     }
 }
 
-/// An object leads to itself; one that goes, or begins to, also to its dependents; one that is gone to its owners,
-/// which may have waited for it.
+/// An object leads to itself; one that goes, or begins to, also to its dependents; one that holds owners up no longer,
+/// because it is gone, was released or blocks them no more, to those owners, which may have waited for it.
 fn keys(world: &World, change: &Change) -> Vec<Key> {
     let mut keys: Vec<Key> = change.new.as_deref().and_then(every::key_of).into_iter().collect();
     let going = change.new.as_deref().is_none_or(Object::is_deleting);
@@ -67,8 +67,11 @@ fn keys(world: &World, change: &Change) -> Vec<Key> {
             dependents(world, object.uid()).iter().filter_map(|(_, dependent)| every::key_of(dependent)),
         );
     }
-    if let (Some(gone), None) = (change.old.as_deref(), change.new.as_deref()) {
-        let owners = gone.owners().iter().filter_map(|owner| find_owner(world, gone, owner));
+    if let Some(old) = change.old.as_deref() {
+        let left = change.new.as_deref().map(Object::owners).unwrap_or_default();
+        let still = |owner: &Owner| left.iter().any(|now| now.uid == owner.uid && now.block_owner_deletion);
+        let freed = old.owners().iter().filter(|owner| !still(owner));
+        let owners = freed.filter_map(|owner| find_owner(world, old, owner));
         keys.extend(owners.filter_map(|(_, owner)| every::key_of(&owner)));
     }
     keys
@@ -286,6 +289,55 @@ mod tests {
             "d/configmaps./a",
             &[r#"patch configmaps d/a {"metadata":{"finalizers":[],"resourceVersion":"7","uid":"a"}}"#],
         );
+    }
+
+    /// Puts a changed object, and requires that the change leads to an owner in the foreground, which then goes.
+    #[track_caller]
+    fn check_freed(stage: &Stage<Garbage>, old: Value, new: Value, owner: &str) {
+        let object = |tree: &Value| Some(Arc::new(Object::from_tree(tree).expect("it is an object")));
+        stage.put(&CONFIG_MAPS, new.clone());
+        let keys = stage.keys(&CONFIG_MAPS, &Change { old: object(&old), new: object(&new) });
+        let key = format!("d/configmaps./{owner}");
+        assert!(keys.contains(&key), "{keys:?} lead nobody to {owner}");
+        let free = format!(
+            r#"patch configmaps d/{owner} {{"metadata":{{"finalizers":[],"resourceVersion":"7","uid":"{owner}"}}}}"#
+        );
+        stage.check(&key, &[&free]);
+    }
+
+    #[test]
+    fn an_owner_in_the_foreground_goes_when_what_blocks_it_is_released() {
+        let both = map("d", &["a", "b"], &[]);
+        let stage = stage(&[map("a", &[], &[FOREGROUND]), map("b", &[], &[]), both.clone()]);
+        stage.check("d/configmaps./a", &[]);
+        stage.check(
+            "d/configmaps./d",
+            &[r#"patch configmaps d/d {"metadata":{"ownerReferences":[{"$patch":"delete","uid":"a"}],"uid":"d"}}"#],
+        );
+        check_freed(&stage, both, map("d", &["b"], &[]), "a");
+        // Somebody else may release it too, and it may be going itself, held by a finalizer of its own.
+        stage.put(&CONFIG_MAPS, map("e", &["a"], &["x/y"]));
+        stage.check("d/configmaps./a", &[]);
+        check_freed(&stage, map("e", &["a"], &["x/y"]), map("e", &[], &["x/y"]), "a");
+    }
+
+    #[test]
+    fn an_owner_in_the_foreground_goes_when_a_dependent_blocks_it_no_more() {
+        // A ring of three: a is owned by b, b by c, c by a. All go in the foreground; b lets go of c.
+        let free = |mut tree: Value| {
+            let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "c",
+                "blockOwnerDeletion": false});
+            tree.set(&["metadata", "ownerReferences"], vec![reference]);
+            tree
+        };
+        let b = map("b", &["c"], &[]);
+        let stage = stage(&[map("a", &["b"], &[FOREGROUND]), b.clone(), map("c", &["a"], &[FOREGROUND])]);
+        stage.check("d/configmaps./c", &[]);
+        check_freed(&stage, b.clone(), free(b), "c");
+        // What changes and blocks on leads nobody to its owner: that would be every status of every pod.
+        let same = Arc::new(Object::from_tree(&map("b", &["c"], &[])).expect("it is an object"));
+        let keys = stage.keys(&CONFIG_MAPS, &Change { old: Some(same.clone()), new: Some(same) });
+        assert_eq!(keys, ["d/configmaps./b"]);
     }
 
     #[test]
