@@ -40,6 +40,18 @@ keeps_what_it_acknowledged() {
     ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 3 "$scratch/up" | tr '\n' ' ')"; return 1; }
     value_is configmap/kept '{.data.warm}' yes
 }
+# Whoever watches makes the end take a while: `up` waits for it, and then starts.
+starts_while_it_ends() {
+    local before; before=$(server_pid)
+    background "$KUBECTL" get pods --watch
+    within 15 background_says . || { end_background; return 1; }
+    kill -TERM "$before"
+    ondol up >"$scratch/up" 2>&1; local done=$?
+    end_background
+    [ $done -eq 0 ] || { because "$(tail -n 2 "$scratch/up" | tr '\n' ' ')"; return 1; }
+    [ "$(server_pid)" != "$before" ] || { because "it is the old process: $(cat "$scratch/up")"; return 1; }
+    is_up "$instance" && within 50 ready_is deployment/backend 3
+}
 pod_process_of() { ps -e -o pid=,args= | awk -v name="ondol-pod $1" '$2 " " $3 == name { print $1 }'; }
 lost_sandbox_comes_back() {
     local pod uid count process containers
@@ -170,6 +182,7 @@ point_9() {
     point 9.kill survives_kill
     point 9.acknowledged keeps_what_it_acknowledged
     point 9.unit-restart survives_restart_of_the_unit
+    [ "$form" = apart ] || point 9.up-while-ending starts_while_it_ends
     point 9.pod-process lost_sandbox_comes_back
     point 9.no-root without_root
     point 9.no-powers without_powers

@@ -4,6 +4,7 @@ mod image_users;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -48,6 +49,8 @@ pub struct Admin {
     started: Duration,
     progress: watch::Receiver<Progress>,
     parts: std::sync::OnceLock<Parts>,
+    /// Whether all is about to end.
+    ending: AtomicBool,
     /// Tells the process to end.
     end: Arc<dyn Fn() + Send + Sync>,
 }
@@ -81,6 +84,7 @@ impl Admin {
             started: ground.clock.monotonic(),
             progress,
             parts: std::sync::OnceLock::new(),
+            ending: AtomicBool::new(false),
             end,
         });
         let serving = admin.clone();
@@ -162,6 +166,11 @@ impl Admin {
         self.parts()?.node.as_ref().context("this instance is a server without a node: it has no images")
     }
 
+    /// From now on who asks is told that the process is about to end.
+    pub fn ending(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
     fn server(&self) -> anyhow::Result<&Arc<Server>> {
         self.parts()?.server.as_ref().context("this instance is an agent: ask at its server")
     }
@@ -178,6 +187,7 @@ impl Admin {
             "memoryBytes": self.memory_bytes().await,
             "dataDir": self.layout.data,
             "ready": self.progress.borrow().ready,
+            "ending": self.ending.load(Ordering::Relaxed),
         });
         if let Some(parts) = self.parts.get() {
             if let Some(server) = &parts.server {

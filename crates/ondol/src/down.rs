@@ -116,7 +116,8 @@ fn tell(pid: Pid, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-async fn ended(layout: &Layout, within: Duration, clock: &Clock) -> bool {
+/// Whether no process holds the instance, at the latest after `within`.
+pub async fn ended(layout: &Layout, within: Duration, clock: &Clock) -> bool {
     let wait = async {
         while holder(&layout.lock()).is_some() {
             clock.sleep(LOOK).await;

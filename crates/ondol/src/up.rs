@@ -15,11 +15,11 @@ use cli::steps::Steps;
 use serde_json::{Value, json};
 
 use crate::checks;
-use crate::down::undo;
+use crate::down::{ended, undo};
 use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::notify::Manager;
-use crate::run::{Role, run};
+use crate::run::{Role, longest_end, run};
 use crate::turn::Turn;
 
 /// How often the background process is looked for until it answers.
@@ -56,6 +56,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     }
     let turn = Turn::take(&layout)?;
     if options.foreground {
+        runtime.block_on(running(&admin, &layout, clock))?;
         checks::alone(&layout)?;
         let is_new = layout.is_new();
         let facts = prepare(&layout, options, clock)?;
@@ -72,7 +73,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
             }
         });
     }
-    if let Some(status) = runtime.block_on(running(&admin, clock)) {
+    if let Some(status) = runtime.block_on(running(&admin, &layout, clock))? {
         println!(
             "ondol already runs (instance {}, pid {}, {}); \"ondol status\" tells more",
             layout.instance,
@@ -137,20 +138,21 @@ fn leave_session(layout: &Layout) {
     });
 }
 
-/// What the running instance says of itself; `None` if there is none. One that was just killed still takes
-/// connections while it dies, and holds its port and its store: it is waited for.
-async fn running(admin: &Admin, clock: &Clock) -> Option<Value> {
+/// What the running instance says of itself; `None` if there is none. One that ends, or was just killed and still takes
+/// connections while it dies, holds its port and its store: it is waited for.
+async fn running(admin: &Admin, layout: &Layout, clock: &Clock) -> anyhow::Result<Option<Value>> {
     let end = clock.monotonic() + DYING;
-    while admin.is_alive().await {
-        if let Ok(status) = admin.get("/status").await {
-            return Some(status);
+    while admin.is_alive().await && clock.monotonic() < end {
+        match admin.get("/status").await {
+            Ok(status) if status["ending"] == true => break,
+            Ok(status) => return Ok(Some(status)),
+            Err(_) => clock.sleep(LOOK).await,
         }
-        if clock.monotonic() > end {
-            return None;
-        }
-        clock.sleep(LOOK).await;
     }
-    None
+    if !ended(layout, longest_end(), clock).await {
+        bail!("the process that runs was told to end and does not: \"ondol down\" kills it");
+    }
+    Ok(None)
 }
 
 /// The machine's name as a node may be called.
