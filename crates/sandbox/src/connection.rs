@@ -10,18 +10,22 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::{
-    self, ContainerState, Ended, HEADER_BYTES, MAX_DESCRIPTORS, Request, Response, Target,
+    self, ContainerState, Ended, ExecSignal, HEADER_BYTES, MAX_DESCRIPTORS, Request, Response, Target,
 };
 
 /// Requests that may wait for the socket.
 const OUTGOING_FRAMES: usize = 64;
 /// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
+
+/// The number of requests whose answer nobody waits for: the last that would be given.
+const UNHEARD: u32 = u32::MAX;
 
 /// One end of the conversation. Cheap to clone.
 #[derive(Clone)]
@@ -76,7 +80,8 @@ impl Connection {
         let (outgoing, queue) = mpsc::channel(OUTGOING_FRAMES);
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         let connection = Self { outgoing, waiting: Arc::clone(&waiting) };
-        (connection, run(stream, queue, waiting, on_change))
+        let replies = connection.outgoing.downgrade();
+        (connection, run(stream, queue, waiting, replies, on_change))
     }
 
     /// Sends a request and waits for its answer.
@@ -112,6 +117,7 @@ async fn run(
     stream: UnixStream,
     mut queue: mpsc::Receiver<Outgoing>,
     waiting: Arc<Mutex<Waiting>>,
+    replies: mpsc::WeakSender<Outgoing>,
     mut on_change: impl FnMut(Change) + Send,
 ) {
     let write = async {
@@ -125,7 +131,13 @@ async fn run(
         loop {
             incoming.fill(&stream).await?;
             while let Some((number, response, descriptors)) = incoming.next()? {
-                deliver(&waiting, number, response, descriptors, &mut on_change);
+                let orphan = deliver(&waiting, number, response, descriptors, &mut on_change);
+                if let (Some(exec), Some(outgoing)) = (orphan, replies.upgrade()) {
+                    let kill = ExecSignal { exec, signal: Signal::KILL.as_raw(), group: true };
+                    let frame = protocol::frame(UNHEARD, &Request::ExecSignal(kill), 0);
+                    // With so many requests waiting, this command is left to its container's end.
+                    let _ = outgoing.try_send(Outgoing { frame, descriptors: Vec::new() });
+                }
             }
         }
         #[expect(unreachable_code, reason = "names the type of the block")]
@@ -147,13 +159,15 @@ async fn run(
     waiting.commands.clear();
 }
 
+/// Hands a message to whoever waits for it. Gives the number of a command that has started after the one who asked for
+/// it stopped waiting.
 fn deliver(
     waiting: &Mutex<Waiting>,
     number: u32,
     response: Response,
     descriptors: Vec<OwnedFd>,
     on_change: &mut impl FnMut(Change),
-) {
+) -> Option<u32> {
     let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     match (number, response) {
         (protocol::UNASKED, Response::State(state)) => on_change(Change::State(state)),
@@ -164,13 +178,16 @@ fn deliver(
             let _ = waiter.map(|waiter| waiter.send(ended));
         }
         (_, response) => {
-            let waiter = lock().answers.remove(&number);
-            if let Some(waiter) = waiter {
-                // Who asked may have stopped waiting; then nobody needs the answer.
-                drop(waiter.send(Answer { response, descriptors }));
+            let waiter = lock().answers.remove(&number)?;
+            // Who asked may have stopped waiting; then nobody needs the answer.
+            if let Err(Answer { response: Response::ExecStarted(_), .. }) =
+                waiter.send(Answer { response, descriptors })
+            {
+                return Some(number);
             }
         }
     }
+    None
 }
 
 async fn write_frame(stream: &UnixStream, outgoing: &Outgoing) -> io::Result<()> {

@@ -14,6 +14,10 @@ use super::{ANSWER_BYTES, Failure};
 /// Redirects that are followed, as with Go's client.
 const REDIRECTS_MAX: usize = 10;
 
+/// Who asks: in a probe, and in a hook.
+const PROBE_AGENT: &str = "kube-probe/1.37";
+const HOOK_AGENT: &str = "kube-lifecycle/1.37";
+
 /// Where to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
@@ -26,25 +30,51 @@ struct Address {
 
 /// Asks, follows redirects to the same host, and judges the answer as upstream does.
 pub async fn get(action: &HTTPGetAction, host: String, port: u16) -> Result<(), Failure> {
-    let path = action.path.as_deref().unwrap_or_default();
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let https = action.scheme.as_deref() == Some("HTTPS");
-    let mut address = Address { https, host, port, target: format!("{slash}{path}") };
+    match answer(action, Address::of(action, host, port), PROBE_AGENT).await? {
+        // To another host: whoever is there is not the one who is probed.
+        200..400 => Ok(()),
+        code => Err(Failure(format!("HTTP probe failed with statuscode: {code}"))),
+    }
+}
+
+/// Asks, and takes any answer: what a hook tells is told then. A server that answers HTTPS in plain HTTP is asked in
+/// plain HTTP, without what only a secret channel should carry, as upstream does.
+pub async fn tell(action: &HTTPGetAction, host: String, port: u16) -> Result<(), Failure> {
+    let address = Address::of(action, host, port);
+    let Err(failure) = answer(action, address.clone(), HOOK_AGENT).await else { return Ok(()) };
+    if !address.https {
+        return Err(failure);
+    }
+    let mut plain = action.clone();
+    if let Some(headers) = &mut plain.http_headers {
+        headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
+    }
+    let told = answer(&plain, Address { https: false, ..address }, HOOK_AGENT).await;
+    told.map(drop).map_err(|_| failure)
+}
+
+/// The code of the last answer, after redirects to the same host.
+async fn answer(action: &HTTPGetAction, mut address: Address, agent: &str) -> Result<u16, Failure> {
     for _ in 0..=REDIRECTS_MAX {
         let failed = |error: &dyn std::fmt::Display| Failure(format!("Get \"{}\": {error}", address.url()));
-        let response = ask(action, &address).await.map_err(|error| failed(&error))?;
+        let response = ask(action, &address, agent).await.map_err(|error| failed(&error))?;
         let next = response.location.as_deref().and_then(|location| address.redirected(location));
         match (response.code, next) {
             (301 | 302 | 303 | 307 | 308, Some(next)) => address = next,
-            // To another host: whoever is there is not the one who is probed.
-            (200..400, _) => return Ok(()),
-            (code, _) => return Err(Failure(format!("HTTP probe failed with statuscode: {code}"))),
+            (code, _) => return Ok(code),
         }
     }
     Err(Failure(format!("Get \"{}\": stopped after {REDIRECTS_MAX} redirects", address.url())))
 }
 
 impl Address {
+    fn of(action: &HTTPGetAction, host: String, port: u16) -> Self {
+        let path = action.path.as_deref().unwrap_or_default();
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let https = action.scheme.as_deref() == Some("HTTPS");
+        Self { https, host, port, target: format!("{slash}{path}") }
+    }
+
     fn authority(&self) -> String {
         let bracketed = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{bracketed}:{}", self.port)
@@ -93,12 +123,12 @@ struct Answer {
     location: Option<String>,
 }
 
-async fn ask(action: &HTTPGetAction, address: &Address) -> Result<Answer, String> {
+async fn ask(action: &HTTPGetAction, address: &Address, agent: &str) -> Result<Answer, String> {
     let authority = address.authority();
     let stream = TcpStream::connect((address.host.as_str(), address.port))
         .await
         .map_err(|error| format!("dial tcp {authority}: {error}"))?;
-    let request = request(action, &address.target, &authority).map_err(|error| error.to_string())?;
+    let request = request(action, &address.target, &authority, agent).map_err(|error| error.to_string())?;
     if !address.https {
         return exchange(stream, request).await.map_err(|error| error.to_string());
     }
@@ -115,6 +145,7 @@ fn request(
     action: &HTTPGetAction,
     target: &str,
     authority: &str,
+    agent: &str,
 ) -> Result<http::Request<Empty<Bytes>>, http::Error> {
     let mut request = http::Request::get(target);
     let mut given: Vec<String> = Vec::new();
@@ -122,8 +153,7 @@ fn request(
         request = request.header(&header.name, &header.value);
         given.push(header.name.to_lowercase());
     }
-    let defaults =
-        [("host", authority), ("user-agent", "kube-probe/1.37"), ("accept", "*/*"), ("connection", "close")];
+    let defaults = [("host", authority), ("user-agent", agent), ("accept", "*/*"), ("connection", "close")];
     for (name, value) in defaults.into_iter().filter(|(name, _)| !given.iter().any(|other| other == name)) {
         request = request.header(name, value);
     }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sandbox::{Attempt, ExecSpec, Sandbox};
 use tokio::io::AsyncReadExt;
+use tracing::debug;
 
 use base::Clock;
 
@@ -37,6 +38,8 @@ pub enum Action {
     Exec(Vec<String>),
     /// Asks a path; 200 to 399 is well.
     Http(core::HTTPGetAction),
+    /// Tells by asking a path; any answer is well.
+    HttpTell(core::HTTPGetAction),
     /// Connects to a port.
     Tcp(core::TCPSocketAction),
     /// Asks a gRPC server how it is; SERVING is well.
@@ -73,7 +76,7 @@ impl Action {
         if let Some(exec) = &hook.exec {
             Some(Self::Exec(exec.command.clone().unwrap_or_default()))
         } else if let Some(http) = &hook.http_get {
-            Some(Self::Http(http.clone()))
+            Some(Self::HttpTell(http.clone()))
         } else if let Some(tcp) = &hook.tcp_socket {
             Some(Self::Tcp(tcp.clone()))
         } else {
@@ -85,11 +88,12 @@ impl Action {
     /// Does it, within `timeout`.
     pub async fn run(&self, place: &Place<'_>, clock: &Clock, timeout: Duration) -> Result<(), Failure> {
         let seconds = timeout.as_secs();
+        if let Self::Exec(command) = self {
+            let result = exec(place, command, clock, timeout).await;
+            return result.unwrap_or_else(|| Err(Failure(format!("command timed out after {seconds}s"))));
+        }
         match clock.timeout(timeout, self.run_unbounded(place, clock)).await {
             Some(result) => result,
-            None if matches!(self, Self::Exec(_)) => {
-                Err(Failure(format!("command timed out after {seconds}s")))
-            }
             None if matches!(self, Self::Grpc { .. }) => {
                 Err(Failure(format!("timeout: health rpc did not complete within {seconds}s")))
             }
@@ -101,10 +105,14 @@ impl Action {
 
     async fn run_unbounded(&self, place: &Place<'_>, clock: &Clock) -> Result<(), Failure> {
         match self {
-            Self::Exec(command) => exec(place, command).await,
+            Self::Exec(command) => exec(place, command, clock, Duration::MAX).await.unwrap_or(Ok(())),
             Self::Http(action) => {
                 let port = port(&action.port, place.container)?;
                 http::get(action, host(action.host.as_deref(), place)?, port).await
+            }
+            Self::HttpTell(action) => {
+                let port = port(&action.port, place.container)?;
+                http::tell(action, host(action.host.as_deref(), place)?, port).await
             }
             Self::Tcp(action) => {
                 let (host, port) =
@@ -146,7 +154,15 @@ fn port(port: &IntOrString, container: &core::Container) -> Result<u16, Failure>
     valid.ok_or_else(|| Failure(format!("invalid port: {port:?}")))
 }
 
-async fn exec(place: &Place<'_>, command: &[String]) -> Result<(), Failure> {
+/// Runs a command to its end; `None` if that does not come in time. Then it is killed with all that it has started, or
+/// a probe that hangs would leave a process each time.
+async fn exec(
+    place: &Place<'_>,
+    command: &[String],
+    clock: &Clock,
+    timeout: Duration,
+) -> Option<Result<(), Failure>> {
+    let began = clock.monotonic();
     let spec = ExecSpec {
         attempt: place.attempt.clone(),
         args: command.to_vec(),
@@ -155,21 +171,35 @@ async fn exec(place: &Place<'_>, command: &[String]) -> Result<(), Failure> {
         output: true,
         errors: true,
     };
-    let mut running = place.sandbox.exec(spec).await.map_err(|error| Failure(error.to_string()))?;
+    let mut running = match clock.timeout(timeout, place.sandbox.exec(spec)).await? {
+        Ok(running) => running,
+        Err(error) => return Some(Err(Failure(error.to_string()))),
+    };
     let (mut answer, mut errors) = (Vec::new(), Vec::new());
     let (output, error_output) = (running.output.take(), running.errors.take());
-    let read = async |stream: Option<sandbox::Stream>, into: &mut Vec<u8>| {
-        if let Some(stream) = stream {
-            // What comes after the limit is read by nobody; the command's end is what counts.
-            let _ = stream.take(ANSWER_BYTES as u64).read_to_end(into).await;
-        }
+    let conversation = async {
+        futures::join!(running.ended(), read(output, &mut answer), read(error_output, &mut errors)).0
     };
-    let (ended, ..) =
-        futures::join!(running.ended(), read(output, &mut answer), read(error_output, &mut errors));
-    let exit = ended.map_err(|error| Failure(error.to_string()))?;
-    if exit.code == 0 {
-        return Ok(());
-    }
-    answer.extend(errors);
-    Err(Failure(String::from_utf8_lossy(&answer).trim_end().to_owned()))
+    let left = timeout.saturating_sub(clock.monotonic().saturating_sub(began));
+    let Some(ended) = clock.timeout(left, conversation).await else {
+        if let Err(error) = running.kill().await {
+            debug!(container = %place.attempt, %error, "a command that took too long could not be killed");
+        }
+        return None;
+    };
+    Some(match ended {
+        Err(error) => Err(Failure(error.to_string())),
+        Ok(exit) if exit.code == 0 => Ok(()),
+        Ok(_) => {
+            answer.extend(errors);
+            Err(Failure(String::from_utf8_lossy(&answer).trim_end().to_owned()))
+        }
+    })
+}
+
+/// Reads to the end, as a command whose words nobody takes would end by that; what is beyond the limit is dropped.
+async fn read(stream: Option<sandbox::Stream>, into: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    let _ = (&mut stream).take(ANSWER_BYTES as u64).read_to_end(into).await;
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }

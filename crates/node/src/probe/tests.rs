@@ -103,6 +103,28 @@ async fn https_probes_take_any_certificate_and_judge_the_answer() {
     server.end().await;
 }
 
+/// A hook tells something; what the server makes of it is the server's affair.
+#[tokio::test]
+async fn http_hooks_take_any_answer() {
+    let tell = async |port: u16, scheme: &str| {
+        let action = HTTPGetAction {
+            path: Some("/sick".to_owned()),
+            scheme: Some(scheme.to_owned()),
+            port: IntOrString::Int(i32::from(port)),
+            ..HTTPGetAction::default()
+        };
+        let told = http_probe::tell(&action, HOST.to_owned(), port);
+        Clock::system().timeout(PATIENCE, told).await.expect("answered").map_err(|Failure(why)| why)
+    };
+    let server = serve_http(false);
+    assert_eq!(tell(server.port, "HTTP").await, Ok(()));
+    assert_eq!(tell(server.port, "HTTPS").await, Ok(()), "a server without TLS is told in plain words");
+    let port = server.port;
+    server.end().await;
+    let refused = tell(port, "HTTPS").await.unwrap_err();
+    assert!(refused.starts_with(&format!("Get \"https://127.0.0.1:{port}/sick\": dial tcp")), "{refused}");
+}
+
 #[tokio::test]
 async fn http_probes_follow_redirects_to_the_same_host() {
     let server = serve_http(false);
