@@ -16,28 +16,30 @@ use crate::volume::{self, VolumeError, Volumes};
 
 /// Of its life, the share (in percent) after which a token is renewed.
 const TOKEN_RENEWAL_PERCENT: i64 = 80;
+/// Wait before a token that could not be renewed is asked for again.
+const TOKEN_RETRY: Duration = Duration::from_secs(10);
 
 impl Worker {
     pub(super) async fn prepare_volumes(self: &Arc<Self>, desired: &Desired) {
         let (maps, secrets) = volume::references(&desired.pod);
         self.context.references.ensure(&self.uid, desired.object.namespace(), &maps, &secrets).await;
-        let result = self.write_volumes(desired).await;
+        let (paths, errors) = self.write_volumes(desired).await;
         let retry_at = self.context.clock.now() + RETRY;
-        match result {
-            Ok(paths) => self.change(|live| (live.volume_paths, live.volumes) = (paths, Part::Ready)),
-            Err(error) => {
-                let reason = if matches!(error, VolumeError::Unsupported { .. }) {
-                    "UnsupportedVolume"
-                } else {
-                    "FailedMount"
-                };
-                self.note(None, true, reason, error.to_string());
-                self.change(|live| live.volumes = Part::Failed(retry_at));
-            }
+        for error in &errors {
+            let unsupported = matches!(error, VolumeError::Unsupported { .. });
+            let reason = if unsupported { "UnsupportedVolume" } else { "FailedMount" };
+            self.note(None, true, reason, error.to_string());
         }
+        self.change(|live| {
+            if errors.is_empty() {
+                (live.volume_paths, live.volumes) = (paths, Part::Ready);
+            } else {
+                live.volumes = Part::Failed(retry_at);
+            }
+        });
     }
 
-    /// Brings files of ConfigMaps, Secrets, downward fields and tokens up to date.
+    /// Brings files of ConfigMaps, Secrets, downward fields and tokens up to date. What cannot be, stays as it is.
     pub(super) async fn refresh_volumes(self: &Arc<Self>) {
         if self.live().volumes != Part::Ready {
             // What was missing may be there now, so it is tried again at once.
@@ -48,17 +50,18 @@ impl Worker {
             });
         }
         let desired = self.desired();
-        match self.write_volumes(&desired).await {
-            Ok(paths) => self.change(|live| live.volume_paths = paths),
-            Err(error) => self.note(None, true, "FailedMount", error.to_string()),
+        let (paths, errors) = self.write_volumes(&desired).await;
+        for error in errors {
+            self.note(None, true, "FailedMount", error.to_string());
         }
+        self.change(|live| live.volume_paths.extend(paths));
     }
 
     async fn write_volumes(
         self: &Arc<Self>,
         desired: &Desired,
-    ) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
-        let tokens = self.fetch_tokens(desired).await?;
+    ) -> (BTreeMap<String, PathBuf>, Vec<VolumeError>) {
+        let (tokens, mut errors) = self.fetch_tokens(desired).await;
         let (worker, desired, facts) = (self.clone(), desired.clone(), self.facts());
         let work = move || {
             let directory = worker.directory().join("volumes");
@@ -73,11 +76,21 @@ impl Worker {
             };
             volumes.prepare()
         };
-        let failed = |error: tokio::task::JoinError| VolumeError::Io {
-            volume: "all".to_owned(),
-            source: std::io::Error::other(error),
-        };
-        tokio::task::spawn_blocking(work).await.map_err(failed)?
+        match tokio::task::spawn_blocking(work).await {
+            Ok((paths, others)) => {
+                // Why a token is missing was said already.
+                let known: Vec<&str> = errors.iter().map(VolumeError::volume).collect();
+                let others: Vec<_> =
+                    others.into_iter().filter(|other| !known.contains(&other.volume())).collect();
+                errors.extend(others);
+                (paths, errors)
+            }
+            Err(error) => {
+                let source = std::io::Error::other(error);
+                errors.push(VolumeError::Io { volume: "all".to_owned(), source });
+                (BTreeMap::new(), errors)
+            }
+        }
     }
 
     /// Has all tokens asked for anew: by a clock that was set, they may have ended, or not begun.
@@ -86,42 +99,49 @@ impl Worker {
         self.refresh();
     }
 
-    /// Looks at the pod's files again after a time, if the pod is still there: for that it is not kept in memory, for
-    /// most pods go before the hour of their token.
-    fn renew_after(self: &Arc<Self>, delay: Duration) {
-        let worker = Arc::downgrade(self);
-        let (clock, stop) = (self.context.clock.clone(), self.context.stop.clone());
-        self.context.tasks.spawn("token renewal", async move {
-            if stop.or(clock.sleep(delay)).await.is_none() {
-                return;
-            }
-            if let Some(worker) = worker.upgrade().filter(|worker| !worker.live().dismantled) {
-                worker.refresh();
-            }
-        });
-    }
-
-    /// The tokens of projected volumes; those near their end are asked for anew, and a task renews them in time.
+    /// The tokens of projected volumes; those near their end are asked for anew, and a task renews them in time. One
+    /// that cannot be had is asked for again soon, and the one before is used for as long as it holds.
     async fn fetch_tokens(
         self: &Arc<Self>,
         desired: &Desired,
-    ) -> Result<BTreeMap<(String, String), String>, VolumeError> {
+    ) -> (BTreeMap<(String, String), String>, Vec<VolumeError>) {
         let now = self.context.clock.now();
-        let mut tokens = BTreeMap::new();
+        let (mut tokens, mut errors) = (BTreeMap::new(), Vec::new());
         for (key, wanted) in volume::tokens(&desired.pod) {
-            let present = self.live().tokens.get(&key).filter(|(_, renew_at)| *renew_at > now).cloned();
-            let token = match present {
-                Some((token, _)) => token,
-                None => {
-                    let (token, renew_at) = self.request_token(desired, &key.0, &wanted).await?;
+            let before = self.live().tokens.get(&key).cloned();
+            if let Some((token, _)) = before.as_ref().filter(|(_, renew_at)| *renew_at > now) {
+                tokens.insert(key, token.clone());
+                continue;
+            }
+            match self.request_token(desired, &key.0, &wanted).await {
+                Ok((token, renew_at)) => {
                     self.live().tokens.insert(key.clone(), (token.clone(), renew_at));
-                    self.renew_after(Duration::try_from(renew_at.duration_since(now)).unwrap_or(RETRY));
-                    token
+                    self.refresh_in(Duration::try_from(renew_at.duration_since(now)).unwrap_or(RETRY));
+                    tokens.insert(key, token);
                 }
-            };
-            tokens.insert(key, token);
+                Err(error) => {
+                    errors.push(error);
+                    if let Some((token, _)) = before {
+                        self.refresh_in(TOKEN_RETRY);
+                        tokens.insert(key, token);
+                    }
+                }
+            }
         }
-        Ok(tokens)
+        (tokens, errors)
+    }
+
+    /// Looks at the volumes again after a while, if the pod is still there; it is not kept for that.
+    fn refresh_in(self: &Arc<Self>, delay: Duration) {
+        let (clock, stop, worker) =
+            (self.context.clock.clone(), self.context.stop.clone(), Arc::downgrade(self));
+        self.context.tasks.spawn("token renewal", async move {
+            if stop.or(clock.sleep(delay)).await.is_some()
+                && let Some(worker) = worker.upgrade().filter(|worker| !worker.live().dismantled)
+            {
+                worker.refresh();
+            }
+        });
     }
 
     async fn request_token(

@@ -61,6 +61,18 @@ pub enum VolumeError {
     },
 }
 
+impl VolumeError {
+    /// The volume that it is about.
+    pub fn volume(&self) -> &str {
+        match self {
+            Self::Config { volume, .. }
+            | Self::Io { volume, .. }
+            | Self::Unsupported { volume, .. }
+            | Self::Token { volume, .. } => volume,
+        }
+    }
+}
+
 /// A token that a projected volume wants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenRequest {
@@ -148,10 +160,17 @@ pub struct Volumes<'a> {
 }
 
 impl Volumes<'_> {
-    /// Makes all volumes, or brings their files up to date. Blocking.
-    pub fn prepare(&self) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
-        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        volumes.map(|volume| Ok((volume.name.clone(), self.prepare_one(volume)?))).collect()
+    /// Makes all volumes, or brings their files up to date, each by itself: those that are there, and why others are
+    /// not. Blocking.
+    pub fn prepare(&self) -> (BTreeMap<String, PathBuf>, Vec<VolumeError>) {
+        let (mut paths, mut errors) = (BTreeMap::new(), Vec::new());
+        for volume in self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            match self.prepare_one(volume) {
+                Ok(path) => drop(paths.insert(volume.name.clone(), path)),
+                Err(error) => errors.push(error),
+            }
+        }
+        (paths, errors)
     }
 
     fn prepare_one(&self, volume: &core::Volume) -> Result<PathBuf, VolumeError> {
@@ -386,5 +405,59 @@ pub fn remove(directory: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ConfigMaps of any name but `gone`.
+    struct Maps;
+
+    impl Sources for Maps {
+        fn config_map(&self, _: &str, name: &str) -> Result<Data, Missing> {
+            match name {
+                "gone" => Err(Missing::Object { kind: "ConfigMap", name: name.to_owned() }),
+                _ => Ok(Data::from([("key".to_owned(), name.as_bytes().to_vec())])),
+            }
+        }
+
+        fn config_map_text(&self, namespace: &str, name: &str) -> Result<Data, Missing> {
+            self.config_map(namespace, name)
+        }
+
+        fn secret(&self, _: &str, name: &str) -> Result<Data, Missing> {
+            Err(Missing::Object { kind: "Secret", name: name.to_owned() })
+        }
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_made_holds_up_no_other() {
+        let tree = serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"containers": [], "volumes": [
+            {"name": "first", "configMap": {"name": "gone"}}, {"name": "last", "configMap": {"name": "here"}}
+        ]}});
+        let object =
+            Object::from_tree(&api::value::parse(&serde_json::to_vec(&tree).unwrap()).unwrap()).unwrap();
+        let pod: core::Pod = serde_json::from_value(tree).unwrap();
+        let directory = std::env::temp_dir().join(format!("ondt-volumes-{}", std::process::id()));
+        let facts = Facts { host_ips: Vec::new(), pod_ips: Vec::new(), allocatable: BTreeMap::new() };
+        let volumes = Volumes {
+            object: &object,
+            pod: &pod,
+            directory: &directory,
+            sources: &Maps,
+            tokens: &BTreeMap::new(),
+            facts: &facts,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        let (paths, errors) = volumes.prepare();
+        let content = std::fs::read_to_string(directory.join("last/key"));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(content.unwrap(), "here");
+        assert_eq!(paths.into_keys().collect::<Vec<_>>(), ["last"]);
+        assert_eq!(errors.iter().map(VolumeError::volume).collect::<Vec<_>>(), ["first"]);
     }
 }
