@@ -86,7 +86,7 @@ pub fn spec(parts: Parts) -> Result<ContainerSpec, ConfigError> {
         attempt: Attempt::new(container.name.as_str(), parts.restarts),
         root: parts.root,
         read_only_root: security.and_then(|security| security.read_only_root_filesystem).unwrap_or_default(),
-        args: command_line(container, parts.image, &env)?,
+        args: command_line(container, parts.image, &parts.variables)?,
         env,
         working_dir,
         user: parts.user,
@@ -134,14 +134,32 @@ fn image_variables(image: &ImageConfig) -> Vec<(String, String)> {
     variables
 }
 
-/// `command` and `args` over the image's entrypoint and cmd: a command alone drops the image's arguments.
+/// Replaces `$(NAME)` in a path; a name without a value is an error, as upstream's.
+fn expand_path(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let path = expand(text, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    if missing.is_empty() {
+        return Ok(path);
+    }
+    Err(ConfigError::Field(format!("missing value for {}", missing.join(", "))))
+}
+
+/// `command` and `args` over the image's entrypoint and cmd: a command alone drops the image's arguments. What is
+/// replaced in them are the container's own variables, not the image's, as upstream does.
 fn command_line(
     container: &core::Container,
     image: &ImageConfig,
-    env: &[(String, String)],
+    own: &[(String, String)],
 ) -> Result<Vec<String>, ConfigError> {
     let lookup =
-        |name: &str| env.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+        |name: &str| own.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.clone());
     let given = |words: &Option<Vec<String>>| -> Vec<String> {
         words.iter().flatten().map(|word| expand(word, lookup)).collect()
     };
@@ -261,7 +279,7 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, ConfigError> {
             parts.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
         };
         let sub_path = match (&wanted.sub_path, &wanted.sub_path_expr) {
-            (_, Some(text)) if !text.is_empty() => expand(text, variables),
+            (_, Some(text)) if !text.is_empty() => expand_path(text, variables)?,
             (Some(text), _) => text.clone(),
             _ => String::new(),
         };
@@ -293,4 +311,34 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, ConfigError> {
     // A mount below another comes after it.
     mounts.sort_by_key(|mount| mount.target.matches('/').count());
     Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_know_the_containers_own_variables_alone() {
+        let image = ImageConfig { env: vec!["PATH=/bin".to_owned()], ..ImageConfig::default() };
+        let words = |words: &[&str]| Some(words.iter().map(ToString::to_string).collect());
+        let container = core::Container {
+            command: words(&["echo", "$(A)"]),
+            args: words(&["$(PATH)|$(HOSTNAME)|$$(A)"]),
+            ..core::Container::default()
+        };
+        let line = command_line(&container, &image, &[("A".to_owned(), "1".to_owned())]).unwrap();
+        assert_eq!(line, ["echo", "1", "$(PATH)|$(HOSTNAME)|$(A)"]);
+    }
+
+    #[test]
+    fn a_path_of_what_has_no_value_is_refused() {
+        let known = |name: &str| match name {
+            "A" => Some("1".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        assert_eq!(expand_path("$(A)/x", known).unwrap(), "1/x");
+        let refused = expand_path("$(NOPE)/$(A)/$(EMPTY)", known).unwrap_err();
+        assert_eq!(refused.to_string(), "missing value for EMPTY, NOPE");
+    }
 }
