@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use sandbox::{Attempt, Phase};
 
@@ -85,7 +86,11 @@ impl Worker {
         let needed = |value: Option<i32>, default: i32| value.unwrap_or(default).max(1).unsigned_abs();
         let (to_succeed, to_fail) = (needed(probe.success_threshold, 1), needed(probe.failure_threshold, 3));
         let (mut successes, mut failures) = (0, 0);
-        self.context.clock.sleep(seconds(probe.initial_delay_seconds, 0)).await;
+        let delay =
+            left_of(seconds(probe.initial_delay_seconds, 0), self.since(attempt), self.context.clock.now());
+        if self.context.stop.or(self.context.clock.sleep(delay)).await.is_none() {
+            return false;
+        }
         loop {
             let Some(sandbox) = self.sandbox().filter(|_| self.is_current(attempt)) else { return false };
             let ip = self.live().ips.first().copied();
@@ -139,6 +144,14 @@ impl Worker {
         self.with(attempt, |live| (live.condemned, live.condemned_by) = (Some(grace), Some(by)));
     }
 
+    /// Since when an attempt has been running.
+    fn since(&self, attempt: &Attempt) -> Option<Timestamp> {
+        match self.live().containers.get(&attempt.name)?.latest.as_ref()? {
+            (number, Phase::Running { started_at, .. }) if *number == attempt.number => Some(*started_at),
+            _ => None,
+        }
+    }
+
     fn is_current(&self, attempt: &Attempt) -> bool {
         self.latest_attempt(&attempt.name) == Some((attempt.number, true))
     }
@@ -153,5 +166,30 @@ impl Worker {
             }
             current
         })
+    }
+}
+
+/// What is left of a delay that begins with the container: whatever else came before the probe counts as waiting.
+fn left_of(delay: Duration, since: Option<Timestamp>, now: Timestamp) -> Duration {
+    // Under a clock that was set back the container has just begun.
+    let age = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok());
+    delay.saturating_sub(age.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_delay_counts_from_the_start_of_the_container() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let check = |since: Option<i64>, now, left| {
+            assert_eq!(left_of(Duration::from_secs(20), since.map(at), at(now)), Duration::from_secs(left));
+        };
+        check(Some(100), 100, 20);
+        check(Some(100), 115, 5);
+        check(Some(100), 200, 0);
+        check(Some(100), 50, 20);
+        check(None, 100, 20);
     }
 }
