@@ -14,16 +14,19 @@ use crate::pod::worker::{Desired, Worker};
 impl Worker {
     pub(super) async fn ensure_image(self: &Arc<Self>, desired: &Desired, name: &str) {
         let now = || self.context.clock.now();
+        let asked = find(desired, name).and_then(|container| container.image.clone());
         match self.find_image(desired, name).await {
             Ok(root) => self.change(|live| {
                 let container = live.containers.entry(name.to_owned()).or_default();
                 (container.image, container.rootfs) = (Part::Ready, Some(root));
                 (container.waiting, container.pull_failures) = (None, 0);
+                container.image_name = asked;
             }),
             Err(obstacle) => {
                 let failures = self.change(|live| {
                     let container = live.containers.entry(name.to_owned()).or_default();
                     container.pull_failures += 1;
+                    container.image_name = asked;
                     container.image = Part::Failed(now() + backoff(container.pull_failures));
                     container.waiting = Some((obstacle.reason.to_owned(), obstacle.message.clone()));
                     container.pull_failures

@@ -54,6 +54,14 @@ pub struct LiveContainer {
     pub image: Part,
     /// What the image says, once it is there.
     pub rootfs: Option<RootImage>,
+    /// The name of which `image` and `rootfs` tell.
+    pub image_name: Option<String>,
+    /// The name of the image that an attempt runs.
+    pub runs: Option<(u32, String)>,
+    /// It is stopped to run again as it is described now, whatever its policy says.
+    pub renew: bool,
+    /// The latest attempt was made in the sandbox that is there.
+    pub here: bool,
     /// How often pulling failed in a row.
     pub pull_failures: u32,
     /// Why it does not run, beside what its latest attempt says.
@@ -170,6 +178,8 @@ impl Live {
                 busy: live.busy,
                 started: live.started,
                 condemned: live.condemned,
+                renew: live.renew,
+                here: live.here,
             };
             (name.clone(), seen)
         });
@@ -197,7 +207,9 @@ impl Live {
             let was_over = same && live.latest.as_ref().is_some_and(|(_, phase)| over(phase));
             if newer {
                 (live.started, live.ready, live.condemned, live.waiting) = (false, false, None, None);
+                live.renew = false;
             }
+            live.here = true;
             if over(&container.phase) && !was_over {
                 live.note_end(&container.phase, now);
                 ended.push((attempt.name.clone(), attempt.number));
@@ -211,6 +223,7 @@ impl Live {
     fn lose(&mut self, now: Timestamp) {
         self.sandbox = Part::Failed(now);
         for live in self.containers.values_mut() {
+            live.here = false;
             let Some((number, Phase::Running { started_at, .. })) = &live.latest else { continue };
             let exit = sandbox::Exit {
                 code: LOST_CODE,
@@ -256,6 +269,9 @@ impl Live {
                 (Some((_, Phase::Ended(_) | Phase::Failed(_))), Some((reason, message))) => {
                     (waiting(reason, message.clone()), ended.clone())
                 }
+                (Some((_, Phase::Ended(_) | Phase::Failed(_))), None) if live.renew => {
+                    (ContainerState::default(), ended.clone())
+                }
                 (Some((_, Phase::Ended(_) | Phase::Failed(_))), None)
                     if waits.is_some() && wanted.ending.is_none() =>
                 {
@@ -270,10 +286,12 @@ impl Live {
                 (_, None) if inits_left => (waiting("PodInitializing", String::new()), live.last.clone()),
                 (_, None) => (ContainerState::default(), live.last.clone()),
             };
+            let latest = live.latest.as_ref().map(|(number, _)| *number);
             let facts = ContainerFacts {
                 state,
                 last,
                 restarts: live.restarts(),
+                image: live.runs.as_ref().filter(|(of, _)| latest == Some(*of)).map(|(_, name)| name.clone()),
                 image_id: live.rootfs.as_ref().map(|root| root.id.clone()).unwrap_or_default(),
                 id: live.latest.as_ref().map(|(number, _)| identity(uid, name, *number)).unwrap_or_default(),
                 started: live.started,

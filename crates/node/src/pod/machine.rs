@@ -99,6 +99,10 @@ pub struct ContainerSeen {
     pub started: bool,
     /// A probe says that it must be stopped, with this much time for it.
     pub condemned: Option<Duration>,
+    /// It is stopped to run again as it is described now, whatever its policy says.
+    pub renew: bool,
+    /// The latest attempt was made in the sandbox that is there.
+    pub here: bool,
 }
 
 /// One attempt to run a container.
@@ -181,14 +185,40 @@ pub fn next(wanted: &Wanted, seen: &Seen, now: Timestamp) -> Next {
     if !ready(seen.sandbox, Step::CreateSandbox, now, &mut next) {
         return next;
     }
+    let (begun, mut held) = (has_begun(wanted, seen), false);
     for container in &wanted.containers {
         let state = seen.containers.get(&container.name).cloned().unwrap_or_default();
-        if !advance(container, &state, now, &mut next) && container.role != Role::Main {
-            // What is behind waits.
-            break;
+        if held {
+            // What is behind waits with its start, and with nothing else.
+            stop_condemned(container, &state, &mut next);
+            continue;
         }
+        let done = advance(container, &state, now, &mut next);
+        held = !done
+            && match container.role {
+                Role::Init => true,
+                // Once the mains are up, a sidecar is one beside them.
+                Role::Sidecar => !begun,
+                Role::Main => false,
+            };
     }
     next
+}
+
+/// Whether one of the mains was started in the sandbox that is there: then the pod is initialised.
+fn has_begun(wanted: &Wanted, seen: &Seen) -> bool {
+    let mut mains = wanted.containers.iter().filter(|container| container.role == Role::Main);
+    mains.any(|main| {
+        let state = seen.containers.get(&main.name).filter(|state| state.here);
+        state.is_some_and(|state| !matches!(state.latest, None | Some(Attempt::Starting)))
+    })
+}
+
+/// Stops a container that runs and is not to.
+fn stop_condemned(container: &Container, seen: &ContainerSeen, next: &mut Next) {
+    if let (Some(Attempt::Running(_)), Some(grace), false) = (seen.latest, seen.condemned, seen.busy) {
+        next.steps.push(Step::Stop { name: container.name.clone(), grace, pod_ends: false });
+    }
 }
 
 /// Asks for a part; true if it is there.
@@ -213,19 +243,16 @@ fn advance(container: &Container, seen: &ContainerSeen, now: Timestamp, next: &m
     match seen.latest {
         Some(Attempt::Starting) => false,
         Some(Attempt::Running(_)) => {
-            if let (Some(grace), false) = (seen.condemned, seen.busy) {
-                next.steps.push(Step::Stop { name: container.name.clone(), grace, pod_ends: false });
-            }
+            stop_condemned(container, seen, next);
             container.role == Role::Sidecar && seen.started
         }
-        Some(ended) if !will_run_again(container, Some(ended)) => true,
+        Some(ended) if !seen.renew && !will_run_again(container, Some(ended)) => true,
         other => {
             if seen.busy {
                 return false;
             }
-            if let Some(due) =
-                other.and_then(|attempt| due(attempt, seen.streak)).filter(|due| !is_due(*due, now))
-            {
+            let due = other.filter(|_| !seen.renew).and_then(|attempt| due(attempt, seen.streak));
+            if let Some(due) = due.filter(|due| !is_due(*due, now)) {
                 next.wake_in(until(due, now));
                 return false;
             }
@@ -279,7 +306,9 @@ fn is_complete(wanted: &Wanted, seen: &Seen) -> bool {
     let latest = |container: &Container| seen.containers.get(&container.name).and_then(|state| state.latest);
     let over = |container: &Container| {
         let latest = latest(container);
-        matches!(latest, Some(Attempt::Ended { .. } | Attempt::Failed(_)))
+        let renew = seen.containers.get(&container.name).is_some_and(|state| state.renew);
+        !renew
+            && matches!(latest, Some(Attempt::Ended { .. } | Attempt::Failed(_)))
             && !will_run_again(container, latest)
     };
     let failed = |container: &Container| {
@@ -351,6 +380,7 @@ mod tests {
             restarts: *restarts,
             streak: *restarts,
             started: true,
+            here: true,
             ..ContainerSeen::default()
         };
         let containers = containers.iter().map(|(name, latest, n)| ((*name).to_owned(), state(latest, n)));
@@ -430,6 +460,38 @@ mod tests {
         let failed = Seen { volumes: Part::Failed(at(10_000)), ..Seen::default() };
         assert_eq!(next(&wanted, &failed, at(9_998)).steps, []);
         assert_eq!(next(&wanted, &failed, at(10_000 - 3600)).steps, [Step::PrepareVolumes]);
+    }
+
+    #[test]
+    fn a_sidecar_that_waits_holds_up_nobody_once_the_mains_were_started() {
+        let wanted = wanted(&[
+            ("s", Role::Sidecar, Restart::Always),
+            ("m", Role::Main, Restart::Always),
+            ("l", Role::Main, Restart::Always),
+        ]);
+        let running = Some(Attempt::Running(at(1)));
+        // The sidecar has crashed often and waits, a main has ended once, the other is to be stopped.
+        let mut seen = seen(&[("s", ended(1, 9), 4), ("m", ended(1, 9), 0), ("l", running, 0)]);
+        let condemned = Some(Duration::from_secs(5));
+        seen.containers.get_mut("l").unwrap().condemned = condemned;
+        let stop = Step::Stop { name: "l".into(), grace: Duration::from_secs(5), pod_ends: false };
+        assert_eq!(next(&wanted, &seen, at(10)).steps, [start("m", 1), stop.clone()]);
+        // In a sandbox that was made anew the sidecar comes first; what is to be stopped is stopped nevertheless.
+        for name in ["m", "l"] {
+            seen.containers.get_mut(name).unwrap().here = false;
+        }
+        assert_eq!(next(&wanted, &seen, at(10)).steps, [stop]);
+    }
+
+    #[test]
+    fn what_is_to_run_as_it_is_described_now_runs_again_at_once_whatever_its_policy_says() {
+        for policy in [Restart::Always, Restart::OnFailure, Restart::Never] {
+            let wanted = wanted(&[("a", Role::Main, policy)]);
+            let mut seen = seen(&[("a", ended(0, 9), 3)]);
+            seen.containers.get_mut("a").unwrap().renew = true;
+            let next = next(&wanted, &seen, at(10));
+            assert_eq!((next.steps, next.complete), (vec![start("a", 4)], false), "{policy:?}");
+        }
     }
 
     /// A container that ends a second after each start, under a clock that jumps from one wake to the next.

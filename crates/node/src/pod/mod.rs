@@ -2,11 +2,13 @@
 //! ([`worker`]) and the steps that it takes.
 
 pub mod container;
+pub mod deadline;
 pub mod disk;
 mod earlier;
 pub mod environment;
 mod health;
 mod images;
+mod last_words;
 pub mod live;
 pub mod machine;
 pub mod network_files;

@@ -9,6 +9,7 @@ use sandbox::{Attempt, Resources, Root, Scope, User};
 use tracing::warn;
 
 use crate::pod::container::{self, Parts, hostname, shares};
+use crate::pod::deadline::Deadline;
 use crate::pod::environment::{Facts, of_services, variables};
 use crate::pod::machine::Part;
 use crate::pod::network_files;
@@ -25,6 +26,9 @@ const HOOK_FAILURE_GRACE: Duration = Duration::from_secs(30);
 
 /// Where the files of `/etc` are that all containers of a pod share, in its directory.
 const ETC: &str = "etc";
+
+/// Ending of the file that holds the name of an attempt's image.
+const IMAGE_FILE: &str = "image";
 
 /// The files of a container's attempt on the node.
 struct Layout {
@@ -224,8 +228,22 @@ impl Worker {
         let spec = prepared.await.map_err(|error| config(error.to_string()))?.map_err(config)?;
         let who = (spec.user.uid, spec.user.gid, spec.user.groups.clone());
         let attempt = spec.attempt.clone();
+        self.live().containers.entry(name.to_owned()).or_default().runs =
+            container.image.clone().map(|image| (restarts, image));
         self.note(Some(name), false, "Created", "Container created");
-        match sandbox.start(spec).await {
+        let start = sandbox.start(spec);
+        tokio::pin!(start);
+        let started = tokio::select! {
+            started = &mut start => started,
+            () = Deadline::of_the_pod(self) => {
+                // It hangs, on a file or a disk that does not answer, and nobody waits for it any more.
+                if let Err(error) = sandbox.kill(&attempt).await {
+                    warn!(container = %attempt, %error, "a container that does not start could not be killed");
+                }
+                start.await
+            }
+        };
+        match started {
             Ok(started) => {
                 for note in started.state.notes {
                     self.note(Some(name), true, "LimitClamped", note);
@@ -333,6 +351,11 @@ impl Worker {
         }
         let termination_file = container.join(format!("{restarts}.termination"));
         std::fs::write(&termination_file, "").map_err(failed)?;
+        let mut described = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let image = described.find(|other| other.name == name).and_then(|own| own.image.as_ref());
+        if let Some(image) = image {
+            std::fs::write(container.join(format!("{restarts}.{IMAGE_FILE}")), image).map_err(failed)?;
+        }
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(&termination_file, permissions).map_err(failed)?;
         let writable = container.join(format!("{restarts}.root"));
@@ -342,6 +365,12 @@ impl Worker {
             work: writable.join("work"),
         };
         Ok(Layout { files, termination_file, root })
+    }
+
+    /// The name of the image that an attempt runs, as an agent wrote it down when it started it.
+    pub(super) fn image_of(&self, name: &str, attempt: u32) -> Option<(u32, String)> {
+        let file = self.directory().join("containers").join(name).join(format!("{attempt}.{IMAGE_FILE}"));
+        std::fs::read_to_string(file).ok().map(|image| (attempt, image))
     }
 
     /// A container runs: its hook is told (once, by who started it), its probes begin.

@@ -21,6 +21,8 @@ pub struct ContainerFacts {
     pub last: Option<Ended>,
     /// How often it was started again.
     pub restarts: u32,
+    /// The name of the image of the latest attempt; `None` before the first, and where it is not known.
+    pub image: Option<String>,
     /// The image as it was resolved.
     pub image_id: String,
     /// Identity of the latest attempt; empty before the first.
@@ -289,6 +291,7 @@ impl PodFacts<'_> {
 
     fn container_status(&self, container: &core::Container) -> Value {
         let facts = self.facts(&container.name);
+        let image = facts.image.as_deref().or(container.image.as_deref()).unwrap_or_default();
         let init = self.wanted.containers.iter().any(|c| c.name == container.name && c.role == Role::Init);
         let running = matches!(facts.state, ContainerState::Running(_));
         let done = init && matches!(&facts.state, ContainerState::Ended(ended) if ended.code == 0);
@@ -296,7 +299,7 @@ impl PodFacts<'_> {
             "name": (container.name.as_str()),
             "ready": ((running && facts.ready && facts.started && !init) || done),
             "restartCount": (i64::from(facts.restarts)),
-            "image": (container.image.as_deref().unwrap_or_default()),
+            "image": image,
             "imageID": (facts.image_id.as_str()),
             "state": (state(&facts.state)),
             "lastState": (facts.last.as_ref().map_or(Value::object(), |last| json!({"terminated": (last.to_value())}))),

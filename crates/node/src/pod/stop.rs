@@ -7,18 +7,16 @@ use rustix::process::Signal;
 use sandbox::{Attempt, Phase, Sandbox};
 use tracing::warn;
 
+use crate::pod::deadline::Deadline;
+use crate::pod::last_words;
 use crate::pod::live::Live;
 use crate::pod::machine::Part;
 use crate::pod::start::find;
-use crate::pod::worker::{Desired, RETRY, Worker};
-use crate::probe::{Action, Place};
+use crate::pod::worker::{DEFINITION_CHANGED, Desired, RETRY, Worker};
+use crate::probe::{Action, Failure, Place};
 
 /// The least time between the signal and the kill, however long the hook took (upstream's minimum).
 const LEAST_GRACE: Duration = Duration::from_secs(2);
-/// How much of a termination message is kept; of a log in its place.
-const MESSAGE_BYTES: usize = 4096;
-const LOG_BYTES: usize = 2048;
-const LOG_LINES: usize = 80;
 
 impl Worker {
     pub(super) async fn stop_container(
@@ -34,6 +32,9 @@ impl Worker {
             let attempt = Attempt::new(name, number);
             let culprit = self.live().containers.get(name).and_then(|live| live.condemned_by);
             let message = match culprit.filter(|_| !pod_ends) {
+                Some(DEFINITION_CHANGED) => {
+                    format!("Container {name} {DEFINITION_CHANGED}, will be restarted")
+                }
                 Some(what) => format!("Container {name} failed {what}, will be restarted"),
                 None => format!("Stopping container {name}"),
             };
@@ -48,14 +49,20 @@ impl Worker {
 
     async fn end(&self, desired: &Desired, sandbox: &Sandbox, attempt: &Attempt, grace: Duration) {
         let clock = &self.context.clock;
-        let began = clock.monotonic();
+        let mut deadline = Deadline::new(self, grace);
         let container = find(desired, &attempt.name);
         let lifecycle = container.and_then(|container| container.lifecycle.as_ref());
         let hook = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()).and_then(Action::of_hook);
         if let (Some(hook), Some(container)) = (hook, container) {
             let ip = self.live().ips.first().copied();
             let place = Place { sandbox, attempt, container, ip };
-            if let Err(failure) = hook.run(&place, clock, grace).await {
+            let outcome = tokio::select! {
+                // What comes to its end in time is asked first.
+                biased;
+                outcome = hook.run(&place, clock, grace) => outcome,
+                () = deadline.passed() => Err(Failure("its time was cut short".to_owned())),
+            };
+            if let Err(failure) = outcome {
                 let message = format!("PreStopHook failed: {}", failure.0);
                 self.note(Some(&attempt.name), true, "FailedPreStopHook", message);
             }
@@ -70,8 +77,12 @@ impl Worker {
         if let Err(error) = sandbox.signal(attempt, signal).await {
             warn!(container = %attempt, %error, "a container could not be told to end");
         }
-        let left = grace.saturating_sub(clock.monotonic().saturating_sub(began)).max(LEAST_GRACE.min(grace));
-        if clock.timeout(left, ended(sandbox, attempt)).await.is_none() {
+        deadline.extend_to(LEAST_GRACE.min(grace));
+        let in_time = tokio::select! {
+            () = ended(sandbox, attempt) => true,
+            () = deadline.passed() => false,
+        };
+        if !in_time {
             if let Err(error) = sandbox.kill(attempt).await {
                 warn!(container = %attempt, %error, "a container could not be killed");
             }
@@ -120,29 +131,22 @@ impl Worker {
         }
     }
 
-    /// Reads what a container has left as its last words. Small files; done while the state is held.
+    /// Reads what a container has left as its last words: little, however much it has written; done while the state
+    /// is held.
     pub(super) fn read_message(&self, live: &mut Live, desired: &Desired, name: &str, number: u32) {
         let file = self.directory().join("containers").join(name).join(format!("{number}.termination"));
-        let mut message = tail(&std::fs::read(file).unwrap_or_default(), MESSAGE_BYTES);
+        let mut message = last_words::of_file(&file);
         let container = find(desired, name);
         let from_logs = container.and_then(|container| container.termination_message_policy.as_deref());
         let failed = live.containers.get(name).and_then(|container| container.latest.as_ref());
         let failed = failed.is_none_or(|(_, phase)| !matches!(phase, Phase::Ended(exit) if exit.code == 0));
         if message.is_empty() && from_logs == Some("FallbackToLogsOnError") && failed {
-            let log = std::fs::read_to_string(self.log_path(desired, name, number)).unwrap_or_default();
-            // A line is: time, stream, tag, text.
-            let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-            let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-            message = tail(last.as_bytes(), LOG_BYTES);
+            message = last_words::of_log(&self.log_path(desired, name, number));
         }
         if let Some(container) = live.containers.get_mut(name) {
             container.message = Some((number, message));
         }
     }
-}
-
-fn tail(bytes: &[u8], limit: usize) -> String {
-    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(limit)..]).into_owned()
 }
 
 async fn ended(sandbox: &Sandbox, attempt: &Attempt) {

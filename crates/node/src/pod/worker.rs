@@ -22,6 +22,7 @@ use crate::pod::disk::{EVICTED, EVICTION_GRACE, Limits};
 use crate::pod::earlier;
 use crate::pod::live::Live;
 use crate::pod::machine::{self, Container, Part, Restart, Role, Step, Wanted};
+use crate::pod::start::find;
 use crate::pod::status::{PodFacts, read_ended};
 use crate::supported::Unsupported;
 
@@ -32,6 +33,8 @@ pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Reason and message, in the status and in the event, of a pod that is here for too long (kubelet's own words).
 const DEADLINE_EXCEEDED: (&str, &str) =
     ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+/// Why a container is stopped whose image is another one now (kubelet's own words).
+pub(super) const DEFINITION_CHANGED: &str = "definition changed";
 /// Wait before a status that could not be written is written again.
 const STATUS_RETRY: Duration = Duration::from_millis(500);
 
@@ -92,6 +95,7 @@ impl Worker {
             live.ips = crate::agent::read_addresses(&self.directory());
             live.observe(&self.uid, &state, now);
             for (name, container) in &mut live.containers {
+                container.runs = self.image_of(name, container.restarts());
                 (container.started, container.ready) = was.get(name).copied().unwrap_or_default();
             }
             state.containers.values().filter(|c| c.is_running()).map(|c| c.attempt.clone()).collect()
@@ -186,6 +190,11 @@ impl Worker {
     /// Manifests of images that the pod uses, which must not be collected.
     pub fn pins(&self) -> Vec<image::Digest> {
         self.live().containers.values().filter_map(|live| Some(live.rootfs.as_ref()?.manifest)).collect()
+    }
+
+    /// The pod as the agent hears of it from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<Desired> {
+        self.desired.subscribe()
     }
 
     pub(super) fn live(&self) -> MutexGuard<'_, Live> {
@@ -333,6 +342,7 @@ impl Worker {
             return machine::Next::default();
         }
         self.observe(&mut live, desired, now);
+        heed_images(&mut live, desired, wanted);
         let next = machine::next(wanted, &live.seen(), now);
         for step in &next.steps {
             match step {
@@ -526,6 +536,30 @@ impl Worker {
                 }
             }
         });
+    }
+}
+
+/// A container whose image is another one now is stopped, to run again with it; one that waits for an image that is
+/// not asked for any more waits no longer. (Of a container nothing else can be changed while its pod is there.)
+fn heed_images(live: &mut Live, desired: &Desired, wanted: &Wanted) {
+    for container in &wanted.containers {
+        let described = find(desired, &container.name).and_then(|container| container.image.as_deref());
+        let (Some(image), Some(state)) = (described, live.containers.get_mut(&container.name)) else {
+            continue;
+        };
+        let is_other = state.image_name.as_deref().is_some_and(|name| name != image);
+        if is_other && matches!(state.image, Part::Ready | Part::Failed(_)) {
+            (state.image, state.pull_failures, state.waiting) = (Part::Missing, 0, None);
+        }
+        let runs = match (&state.latest, &state.runs) {
+            (Some((number, sandbox::Phase::Running { .. })), Some((of, name))) if number == of => name,
+            _ => continue,
+        };
+        // What an init container prepares is prepared once, as upstream.
+        if runs != image && container.role != Role::Init && state.condemned.is_none() && !state.busy {
+            state.condemned = Some(termination_grace(desired));
+            (state.condemned_by, state.renew) = (Some(DEFINITION_CHANGED), true);
+        }
     }
 }
 

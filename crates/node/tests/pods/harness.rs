@@ -25,6 +25,8 @@ use sandbox::{Config, Sandboxes};
 use crate::cluster::Cluster;
 
 pub const IMAGE: &str = "ondol.local/test/busybox:1";
+/// The same with another `VERSION`.
+pub const OTHER_IMAGE: &str = "ondol.local/test/busybox:2";
 /// Fivefold of what anything here should take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const APPLETS: &str = "sh cat echo sleep id ls grep head awk dd kill readlink hostname touch wc true false test yes df tr printf ps";
@@ -219,11 +221,13 @@ async fn make_image(images: &image::Store) {
         writer.file("bin/busybox", 0o755, &busybox)?;
         APPLETS.split_whitespace().try_for_each(|name| writer.symlink(&format!("bin/{name}"), "busybox"))
     });
-    let config = ImageConfig {
-        env: vec!["PATH=/bin".to_owned()],
-        platform: Platform::here(),
-        ..ImageConfig::default()
-    };
-    let name = IMAGE.parse().expect("a name");
-    images.build(&name, &config, &[packed.expect("written")]).await.expect("built");
+    let layers = [packed.expect("written")];
+    for (name, version) in [(IMAGE, 1), (OTHER_IMAGE, 2)] {
+        let config = ImageConfig {
+            env: vec!["PATH=/bin".to_owned(), format!("VERSION={version}")],
+            platform: Platform::here(),
+            ..ImageConfig::default()
+        };
+        images.build(&name.parse().expect("a name"), &config, &layers).await.expect("built");
+    }
 }

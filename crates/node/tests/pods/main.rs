@@ -1,5 +1,6 @@
 //! Whole pods under the agent, on the real kernel: needs root and `/bin/busybox` (apt-get install busybox-static).
 
+mod changes;
 mod cluster;
 mod endings;
 mod harness;
