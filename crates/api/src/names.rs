@@ -74,6 +74,10 @@ pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
+/// The annotation by which a node tells which of its ports are free for load balancers and which other programs hold: a
+/// JSON object from `address:port/PROTOCOL` to who holds it, in words; to nothing if it is free.
+pub const PORTS_ANNOTATION: &str = "ondol.dev/ports";
+
 /// Group and version of `v1` or `apps/v1`.
 pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))

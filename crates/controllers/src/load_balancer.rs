@@ -3,17 +3,20 @@
 //! A Service gets the nodes' addresses as soon as its ports are free on them; every node forwards what is sent to
 //! these. All Services are one key, so that no two plans give the same port away.
 //!
+//! Which ports other programs of a machine hold, its node sees and tells in an annotation
+//! ([`api::names::PORTS_ANNOTATION`]): of a node that has one, an address is given only for ports that it calls free.
+//!
 //! What is deliberately absent: the finalizer `service.kubernetes.io/load-balancer-cleanup`. It makes a Service
 //! wait until a machine elsewhere is torn down; here nothing is left behind. Services with a `loadBalancerClass`
 //! belong to others and are not touched.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use api::interface::Target;
 use api::json;
-use api::names::{NODES, PODS, SERVICES};
+use api::names::{NODES, PODS, PORTS_ANNOTATION, SERVICES};
 use api::object::Object;
 use api::value::Value;
 use control::mirror::{Change, Key};
@@ -67,7 +70,7 @@ impl Controller for LoadBalancers {
         if !services.iter().any(|(_, tree)| is_balanced(tree) || has_ingress(tree)) {
             return plan;
         }
-        let addresses = node_addresses(world);
+        let places = places(world);
         // Who has its address keeps its ports; of the others the older comes first.
         services.sort_by_cached_key(|(object, tree)| {
             let created = tree.str_at(&["metadata", "creationTimestamp"]).unwrap_or_default().to_owned();
@@ -82,8 +85,9 @@ impl Controller for LoadBalancers {
                 add_others(&mut taken, world, &services);
             }
             if is_ours(tree) {
-                let outcome = place(object, tree, &addresses, &mut taken);
-                report(&mut plan, object, tree, outcome, now);
+                if let Some(outcome) = place(object, tree, &places, &mut taken).transpose() {
+                    report(&mut plan, object, tree, outcome, now);
+                }
             } else if !is_balanced(tree) && (has_ingress(tree) || pending(tree).is_some()) {
                 report(&mut plan, object, tree, Ok(Vec::new()), now);
             }
@@ -151,27 +155,65 @@ fn protocol(port: &Value) -> String {
 /// Why a Service has no address: a machine's word and a sentence.
 type Refusal = (&'static str, String);
 
-/// The addresses of one Service. Its ports are its own from now on if it gets any.
+/// An address that Services may be given.
+struct Place {
+    address: IpAddr,
+    node: String,
+    /// Who holds ports of the node, by `address:port/PROTOCOL`; nobody if that is empty. `None` of a node that does not
+    /// tell.
+    told: Option<Value>,
+}
+
+/// What a node says of a Service's ports.
+enum Word {
+    Free,
+    /// It has not looked yet.
+    Wait,
+    Taken(Port, String),
+}
+
+impl Place {
+    /// A Service that `has` the address keeps it as long as nothing else is told.
+    fn word(&self, ports: &[Port], has: bool) -> Word {
+        let Some(told) = &self.told else { return Word::Free };
+        let mut word = Word::Free;
+        for port in ports {
+            let (protocol, number) = port;
+            let at = SocketAddr::new(self.address, u16::try_from(*number).unwrap_or_default());
+            match told.get(&format!("{at}/{protocol}")).and_then(Value::as_str) {
+                Some("") => {}
+                Some(program) => {
+                    return Word::Taken(port.clone(), format!("{program} on node {}", self.node));
+                }
+                None if has => {}
+                None => word = Word::Wait,
+            }
+        }
+        word
+    }
+}
+
+fn port_taken((protocol, number): &Port, words: &str) -> Refusal {
+    ("PortTaken", format!("port {number}/{protocol} is taken by {words}; free it or choose another port"))
+}
+
+/// The addresses of one Service; `None` as long as a node has to look first. Its ports are its own from now on if it
+/// gets any.
 fn place(
     service: &Object,
     tree: &Value,
-    nodes: &[IpAddr],
+    places: &[Place],
     taken: &mut Taken,
-) -> Result<Vec<IpAddr>, Refusal> {
+) -> Result<Option<Vec<IpAddr>>, Refusal> {
     let key = Key::of(service);
-    let ports = || {
-        let ports = tree.array_at(&["spec", "ports"]).iter();
-        ports.filter_map(|port| Some((protocol(port), port.int_at(&["port"])?)))
-    };
-    for port in ports() {
-        if let Some((holder, words)) = taken.get(&port)
+    let listed = tree.array_at(&["spec", "ports"]).iter();
+    let ports: Vec<Port> =
+        listed.filter_map(|port| Some((protocol(port), port.int_at(&["port"])?))).collect();
+    for port in &ports {
+        if let Some((holder, words)) = taken.get(port)
             && holder.as_ref() != Some(&key)
         {
-            let (protocol, number) = port;
-            return Err((
-                "PortTaken",
-                format!("port {number}/{protocol} is taken by {words}; free it or choose another port"),
-            ));
+            return Err(port_taken(port, words));
         }
     }
     let families = tree.array_at(&["spec", "ipFamilies"]);
@@ -183,21 +225,36 @@ fn place(
             families.iter().any(|other| other.as_str() == Some(family))
         }
     };
-    let mut addresses: Vec<IpAddr> = nodes.iter().copied().filter(meant).collect();
+    let mut meant: Vec<&Place> = places.iter().filter(|place| meant(&place.address)).collect();
     if let Some(wish) = tree.str_at(&["spec", "loadBalancerIP"]).filter(|wish| !wish.is_empty()) {
-        addresses.retain(|address| wish.parse() == Ok(*address));
-        if addresses.is_empty() {
+        meant.retain(|place| wish.parse() == Ok(place.address));
+        if meant.is_empty() {
             let words = format!("{wish} is no address of a node; give one of theirs, or no loadBalancerIP");
             return Err(("AddressUnknown", words));
         }
     }
-    if addresses.is_empty() {
+    if meant.is_empty() {
         return Err(("NoAddress", "no node has an address of the Service's family".to_owned()));
     }
-    for port in ports() {
-        taken.insert(port, (Some(key.clone()), format!("Service {key}")));
+    let (mut addresses, mut refusal) = (Vec::new(), None);
+    for place in meant {
+        let address = place.address.to_string();
+        let has = ingress(tree).iter().any(|entry| entry.str_at(&["ip"]) == Some(&address));
+        match place.word(&ports, has) {
+            Word::Free => addresses.push(place.address),
+            Word::Wait => return Ok(None),
+            Word::Taken(port, words) => refusal = Some(port_taken(&port, &words)),
+        }
     }
-    Ok(addresses)
+    match refusal {
+        // It is reached at the other nodes.
+        Some(refusal) if addresses.is_empty() => Err(refusal),
+        _ => {
+            let own = |port| (port, (Some(key.clone()), format!("Service {key}")));
+            taken.extend(ports.into_iter().map(own));
+            Ok(Some(addresses))
+        }
+    }
 }
 
 /// Writes what has changed, and tells it.
@@ -243,7 +300,7 @@ fn report(
 }
 
 /// The addresses at which nodes can be reached from outside. Nodes that are not ready count only if none is.
-fn node_addresses(world: &World) -> Vec<IpAddr> {
+fn places(world: &World) -> Vec<Place> {
     let nodes = world.list(&NODES, "").into_iter();
     let nodes: Vec<Value> = nodes
         .filter(|node| !node.is_deleting() && node.label(EXCLUDED).is_none())
@@ -251,10 +308,22 @@ fn node_addresses(world: &World) -> Vec<IpAddr> {
         .collect();
     let any_ready = nodes.iter().any(is_ready);
     let chosen = nodes.iter().filter(|node| !any_ready || is_ready(node));
-    let mut addresses: Vec<IpAddr> = chosen.flat_map(outer_addresses).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
+    let of_node = |node: &Value| -> Vec<Place> {
+        let name = node.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+        let told = told(node);
+        let place = |address| Place { address, node: name.clone(), told: told.clone() };
+        outer_addresses(node).into_iter().map(place).collect()
+    };
+    let mut places: Vec<Place> = chosen.flat_map(of_node).collect();
+    places.sort_by_key(|place| place.address);
+    places.dedup_by_key(|place| place.address);
+    places
+}
+
+/// What a node tells of its ports. What cannot be read says nothing of any port, so that Services wait.
+fn told(node: &Value) -> Option<Value> {
+    let text = node.str_at(&["metadata", "annotations", PORTS_ANNOTATION])?;
+    Some(api::value::parse(text.as_bytes()).unwrap_or_default())
 }
 
 fn is_ready(node: &Value) -> bool {
@@ -297,7 +366,7 @@ fn changed_node(_: &World, change: &Change) -> Vec<Key> {
         side.as_ref().map(|node| {
             let tree = node.to_tree();
             let excluded = node.label(EXCLUDED).is_some();
-            (outer_addresses(&tree), is_ready(&tree), excluded, node.is_deleting())
+            (outer_addresses(&tree), told(&tree), is_ready(&tree), excluded, node.is_deleting())
         })
     };
     if facts(&change.old) == facts(&change.new) { Vec::new() } else { vec![Key::default()] }
@@ -377,6 +446,42 @@ mod tests {
         check_refused(&stage, "port 80/TCP is taken by Service d/b; free it or choose another port");
         stage.keys_of_going(&SERVICES, service("b", "LoadBalancer", 80, placed()));
         assert_eq!(stage.plan("/").notes[0].reason, "EnsuredLoadBalancer");
+    }
+
+    fn tells(stage: &Stage<LoadBalancers>, ports: &str) {
+        let node = json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "n", "uid": "n", "annotations": {"ondol.dev/ports": ports}},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
+        stage.put(&NODES, node);
+    }
+
+    #[test]
+    fn a_node_that_tells_of_its_ports_is_heard_before_an_address_is_given() {
+        let stage = stage();
+        stage.put(&SERVICES, service("a", "LoadBalancer", 80, json!({})));
+        for silent in ["{}", "damaged", r#"{"192.0.2.1:80/UDP":"","192.0.2.2:80/TCP":""}"#] {
+            tells(&stage, silent);
+            stage.check("/", &[]);
+        }
+        tells(&stage, r#"{"192.0.2.1:80/TCP":"the program x"}"#);
+        check_refused(
+            &stage,
+            "port 80/TCP is taken by the program x on node n; free it or choose another port",
+        );
+        tells(&stage, r#"{"192.0.2.1:80/TCP":""}"#);
+        assert_eq!(stage.plan("/").notes[0].reason, "EnsuredLoadBalancer");
+    }
+
+    #[test]
+    fn a_placed_service_stays_until_its_node_says_that_the_port_is_taken() {
+        let stage = stage();
+        stage.put(&SERVICES, service("a", "LoadBalancer", 80, placed()));
+        tells(&stage, "{}");
+        stage.check("/", &[]);
+        tells(&stage, r#"{"192.0.2.1:80/TCP":"the program x"}"#);
+        let plan = stage.plan("/");
+        assert_eq!(plan.notes[0].reason, "SyncLoadBalancerFailed");
+        assert_eq!(plan.writes().count(), 1);
     }
 
     #[test]

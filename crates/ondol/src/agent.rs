@@ -62,6 +62,26 @@ pub struct Wishes {
     pub service_range: Cidr,
     /// The address of the service `kube-dns`.
     pub dns_service: IpAddr,
+    /// The API's port, if the server is in this process: no Service takes it.
+    pub api_port: Option<u16>,
+}
+
+/// Where names and ports on loopback run.
+pub struct Packets {
+    runtime: tokio::runtime::Handle,
+    /// The name server, if an earlier process kept what it answers.
+    names: Option<net::dns::Server>,
+}
+
+impl Packets {
+    /// Names are answered at once, if an earlier process of this node kept them: before the store is opened, and before
+    /// the API server is found.
+    pub fn begin(runtime: &tokio::runtime::Runtime, layout: &Layout, clock: &Clock) -> Self {
+        let (tasks, stopper, random) = (lasting(), Stopper::new(), base::Random::system());
+        let (path, servers) = (layout.names(), upstreams(&resolv_conf()));
+        let resumed = services::resume(&path, &servers, &tasks, stopper.signal(), clock, &random);
+        Self { names: runtime.block_on(resumed), runtime: runtime.handle().clone() }
+    }
 }
 
 /// Where the certificate of the agent's own server comes from.
@@ -95,14 +115,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the node. `packets` is the runtime of names and ports on loopback.
+    /// Starts the node.
     pub async fn start(
         layout: &Layout,
         wishes: &Wishes,
         api: Arc<dyn Api>,
         serving: Serving,
         ground: &Ground,
-        packets: &tokio::runtime::Handle,
+        packets: &Packets,
     ) -> anyhow::Result<Self> {
         let Ground { clock, random, .. } = ground.clone();
         let stopper = Stopper::child(&ground.stop);
@@ -127,7 +147,8 @@ impl Node {
         let (recorder, writer) = Recorder::new("kubelet", &wishes.name);
         control::recorder::start(writer, api.clone(), clock.clone(), &tasks, stop.clone());
         let pods = node::agent::pods_of(&wishes.name);
-        start_services(layout, wishes, &network, address, &world, &pods, &recorder, ground, packets).await?;
+        start_services(layout, wishes, &network, address, &api, &world, &pods, &recorder, ground, packets)
+            .await?;
         world.start(&api, &clock, &tasks, &stop);
 
         let agent_cell: Arc<OnceLock<Weak<Agent>>> = Arc::default();
@@ -323,11 +344,12 @@ async fn start_services(
     wishes: &Wishes,
     network: &BridgeNetwork,
     address: IpAddr,
+    api: &Arc<dyn Api>,
     world: &Arc<World>,
     pods: &Arc<Mirror>,
     recorder: &Recorder,
     ground: &Ground,
-    packets: &tokio::runtime::Handle,
+    packets: &Packets,
 ) -> anyhow::Result<()> {
     let gateways = network.gateways().to_vec();
     let names: Vec<SocketAddr> = gateways.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
@@ -335,12 +357,18 @@ async fn start_services(
     if !node_addresses.contains(&address) {
         node_addresses.push(address);
     }
-    let kubelet = node_addresses.iter().map(|ip| SocketAddr::new(*ip, KUBELET_PORT));
-    let own = kubelet.chain(names.iter().copied()).collect();
+    let ports = [Some(KUBELET_PORT), wishes.api_port].into_iter().flatten();
+    let kept = ports.flat_map(|port| node_addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
+    let own = kept.chain(names.iter().copied()).collect();
     let instance = layout.instance.clone();
     let rules = blocking(move || Ok(Rules::open(&instance)?)).await?;
     let settings = services::Settings {
-        facts: services::Facts { node: wishes.name.clone(), dns: names.first().copied(), own },
+        facts: services::Facts {
+            node: wishes.name.clone(),
+            dns: names.first().copied(),
+            own,
+            addresses: vec![address],
+        },
         frame: Frame {
             pods: vec![wishes.pod_range],
             service_ranges: vec![wishes.service_range],
@@ -354,15 +382,18 @@ async fn start_services(
         },
         domain: DOMAIN.to_owned(),
         dns: Some(net::dns::Config { addresses: names, upstreams: upstreams(&resolv_conf()) }),
+        kept_names: Some(layout.names()),
     };
     let (world, pods, recorder, ground) = (world.clone(), pods.clone(), recorder.clone(), ground.clone());
     // Names and loopback ports have a runtime of their own, so that a busy server delays no packet.
-    let _entered = packets.enter();
+    let _entered = packets.runtime.enter();
     let own = Tasks::new();
     let hands = services::Hands {
+        api: api.clone(),
         world,
         pods,
         rules,
+        names: packets.names.clone(),
         recorder,
         clock: ground.clock,
         random: ground.random,

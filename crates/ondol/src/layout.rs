@@ -154,6 +154,11 @@ impl Layout {
         self.run.join("admin.sock")
     }
 
+    /// The names of the cluster as they were answered last.
+    pub fn names(&self) -> PathBuf {
+        self.run.join("names.json")
+    }
+
     /// Held while the instance runs; the content is its process id.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")

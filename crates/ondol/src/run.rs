@@ -10,12 +10,12 @@ use anyhow::{Context as _, bail};
 use base::{Clock, Random, Stopper, Tasks};
 use client::{Client, Kubeconfig};
 use net::address::Cidr;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, Parts, Progress, is_ready};
-use crate::agent::{Node, Serving, Wishes};
+use crate::agent::{Node, Packets, Serving, Wishes};
 use crate::facts::Facts;
 use crate::invitation::{self, Invitation};
 use crate::layout::Layout;
@@ -78,10 +78,11 @@ pub fn run(
     manager: &Manager,
 ) -> anyhow::Result<()> {
     let _lock = lock(layout)?;
+    let packet_runtime = runtime("packets", Some(PACKET_THREADS))?;
+    let packets = Packets::begin(&packet_runtime, layout, clock);
     let control = runtime("ondol", None)?;
-    let packets = runtime("packets", Some(PACKET_THREADS))?;
-    let result = control.block_on(live(layout, facts, role, clock, manager, packets.handle()));
-    packets.shutdown_timeout(SHUTDOWN);
+    let result = control.block_on(live(layout, facts, role, clock, manager, &packets));
+    packet_runtime.shutdown_timeout(SHUTDOWN);
     control.shutdown_timeout(SHUTDOWN);
     let _ = std::fs::remove_file(layout.admin_socket());
     result
@@ -121,7 +122,7 @@ async fn live(
     role: Role,
     clock: &Clock,
     manager: &Manager,
-    packets: &Handle,
+    packets: &Packets,
 ) -> anyhow::Result<()> {
     let stopper = Stopper::new();
     let ground = Ground {
@@ -205,7 +206,7 @@ async fn start(
     facts: Option<&Facts>,
     role: Role,
     ground: &Ground,
-    packets: &Handle,
+    packets: &Packets,
     told: &mut Told,
 ) -> anyhow::Result<Parts> {
     match role {
@@ -221,6 +222,7 @@ async fn start(
                 pod_range: facts.pods()?,
                 service_range: facts.services()?,
                 dns_service: server.dns_service,
+                api_port: Some(server.port),
             };
             let api = server.node(&node);
             let kubelet = Serving::Issued(server.authority.clone());
@@ -261,6 +263,7 @@ async fn start(
                 pod_range: range(&invitation.pod_range)?,
                 service_range: range(&invitation.service_range)?,
                 dns_service: invitation.dns_service,
+                api_port: None,
             };
             let kubelet = Serving::Given {
                 pair: wire::tls::KeyPair {

@@ -1,5 +1,6 @@
 //! Why a Service does not answer.
 
+use api::names::PORTS_ANNOTATION;
 use api::value::Value;
 use jiff::Timestamp;
 
@@ -25,6 +26,7 @@ pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<F
     if let Some(event) = world.warning(service, &["UnsupportedField"]) {
         found.push(Finding::new(message(event), ""));
     }
+    found.extend(taken_ports(service, world));
     let (ready, all) = endpoints(service, world);
     if ready == 0 {
         found.extend(no_endpoints(service, world, now));
@@ -54,6 +56,37 @@ fn pending(service: &Value, world: &World, now: Timestamp) -> Finding {
         format!("its load balancer has been pending{since}: {words}"),
         "give the Service another port, or free the one it asks for (kubectl get services -A)",
     )
+}
+
+/// Ports of nodes and outer addresses that other programs of the machines hold, as the nodes tell it now.
+fn taken_ports(service: &Value, world: &World) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for node in world.all("Node") {
+        let told = node.str_at(&["metadata", "annotations", PORTS_ANNOTATION]).unwrap_or_default();
+        let Ok(told) = api::value::parse(told.as_bytes()) else { continue };
+        let taken = told.as_object().into_iter().flat_map(api::value::Map::iter);
+        let taken = taken.filter_map(|(at, program)| Some((at, program.as_str()?))).filter(|(_, program)| !program.is_empty());
+        for (at, program) in taken.filter(|(at, _)| asks_for(service, at)) {
+            found.push(Finding::new(
+                format!("it is not served at {at} of node {}, which {program} holds", name_of(node)),
+                "stop that program, or choose another port; then it is served at once",
+            ));
+        }
+    }
+    found
+}
+
+/// Whether the Service wants to be reached at `address:port/PROTOCOL`: a node port on any address, others on its own.
+fn asks_for(service: &Value, at: &str) -> bool {
+    let Some((at, protocol)) = at.rsplit_once('/') else { return false };
+    let Some((address, number)) = at.rsplit_once(':') else { return false };
+    let Ok(number) = number.parse::<i64>() else { return false };
+    let external = service.array_at(&["spec", "externalIPs"]);
+    let is_own = external.iter().any(|own| own.as_str() == Some(address.trim_matches(['[', ']'])));
+    service.array_at(&["spec", "ports"]).iter().any(|port| {
+        port.str_at(&["protocol"]).unwrap_or("TCP") == protocol
+            && (port.int_at(&["nodePort"]) == Some(number) || is_own && port.int_at(&["port"]) == Some(number))
+    })
 }
 
 fn endpoints(service: &Value, world: &World) -> (usize, usize) {

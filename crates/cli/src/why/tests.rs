@@ -189,6 +189,33 @@ fn a_load_balancer_that_waits_tells_why() {
 }
 
 #[test]
+fn ports_that_other_programs_hold_are_told_as_long_as_the_node_tells_them() {
+    let check = |ports: &str, expect: &[&str]| {
+        let mut world = World::default();
+        let spec = json!({"type": "NodePort", "externalIPs": ["192.0.2.7"],
+            "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]});
+        let service = json!({"metadata": {"name": "web", "namespace": "default", "uid": "s"}, "spec": spec});
+        world.add("Service", vec![service]);
+        let annotations = json!({"ondol.dev/ports": ports});
+        world.add("Node", vec![json!({"metadata": {"name": "n", "annotations": annotations}})]);
+        let text = told("service/web", &world);
+        let lines: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("it is not served at ")).collect();
+        assert_eq!(lines, expect, "{text}");
+    };
+    check("{}", &[]);
+    check("damaged", &[]);
+    check(r#"{"192.0.2.7:80/TCP":"","192.0.2.8:80/TCP":"x","192.0.2.7:80/UDP":"x","192.0.2.7:x/TCP":"x"}"#, &[]);
+    check(
+        r#"{"10.244.0.1:30080/TCP":"the program x","192.0.2.7:80/TCP":"the program y"}"#,
+        &[
+            "10.244.0.1:30080/TCP of node n, which the program x holds",
+            "192.0.2.7:80/TCP of node n, which the program y holds",
+        ],
+    );
+}
+
+#[test]
 fn a_drain_that_a_budget_blocks() {
     let mut world = World::default();
     world.add("Pod", vec![pod("web", "x", ready())]);

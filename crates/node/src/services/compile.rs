@@ -12,7 +12,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use net::address::Protocol;
 use net::dns;
 use net::loopback::LoopbackPort;
-use net::rules::{self, Affinity, ServiceKey, TrafficPolicy, VirtualService};
+use net::rules::{self, Affinity, Frontend, ServiceKey, TrafficPolicy, VirtualService};
+
+use super::health::Check;
 
 /// How long a client is remembered unless the Service says so, in seconds.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -28,6 +30,8 @@ pub struct Facts {
     pub dns: Option<SocketAddr>,
     /// Where the node itself listens; no Service takes these away.
     pub own: Vec<SocketAddr>,
+    /// The addresses that the Node tells, which load balancers are given.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What one Service becomes.
@@ -39,6 +43,10 @@ pub struct Compiled {
     pub name: Option<dns::Service>,
     /// Node ports on 127.0.0.1 and where they lead.
     pub loopback: Vec<(LoopbackPort, SocketAddr)>,
+    /// Ports of this node that a load balancer waits for.
+    pub claims: Vec<Frontend>,
+    /// What is told at its health check port.
+    pub health: Option<Check>,
     /// Fields that this node cannot honour, as a person reads it.
     pub complaints: Vec<String>,
 }
@@ -71,19 +79,18 @@ pub fn service<'a>(
         let name = headless.then(|| dns::Service::Headless { endpoints: headless_endpoints(&slices) });
         return Compiled { name, ..Compiled::default() };
     }
-    let mut compiled = Compiled::default();
+    let mut compiled = Compiled { claims: claims(facts, service, spec), ..Compiled::default() };
     let external = external_addresses(service, spec, &mut compiled.complaints);
-    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
-        compiled.complaints.push(format!(
-            "spec.healthCheckNodePort {port} is not served on this node yet: balancers that ask there hear nothing"
-        ));
-    }
+    let mut ready_here: BTreeSet<IpAddr> = BTreeSet::new();
     for port in spec.ports.iter().flatten() {
         let Some((protocol, number)) = protocol_and_number(port) else { continue };
         let candidates = match facts.dns.filter(|_| is_dns(service)) {
             Some(server) => vec![Candidate::always(server)],
             None => candidates(facts, &slices, port, protocol),
         };
+        // Those that only still serve while they end count no more.
+        let ready = candidates.iter().filter(|candidate| candidate.ready && candidate.endpoint.local);
+        ready_here.extend(ready.map(|candidate| candidate.endpoint.address.ip()));
         let template = VirtualService {
             protocol,
             port: number,
@@ -106,6 +113,8 @@ pub fn service<'a>(
         Some(dns::Port { name: port.name.clone().unwrap_or_default(), protocol, port: number })
     });
     compiled.name = Some(dns::Service::Cluster { addresses: cluster, ports: ports.collect() });
+    let checked = number(spec.health_check_node_port).filter(|_| is_checked(spec));
+    compiled.health = checked.map(|port| Check { port, endpoints: ready_here.len() });
     compiled
 }
 
@@ -251,6 +260,27 @@ fn external_addresses(service: &Service, spec: &ServiceSpec, complaints: &mut Ve
     let addresses = balanced.chain(spec.external_ips.iter().flatten().map(String::as_str));
     let addresses: BTreeSet<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
     addresses.into_iter().collect()
+}
+
+/// What a load balancer without an address waits for. Those of other classes are others' concern.
+fn claims(facts: &Facts, service: &Service, spec: &ServiceSpec) -> Vec<Frontend> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let has_address = status.and_then(|status| status.ingress.as_ref()).is_some_and(|list| !list.is_empty());
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none();
+    if has_address || !balanced {
+        return Vec::new();
+    }
+    let ports = spec.ports.iter().flatten().filter_map(protocol_and_number);
+    let at = |(protocol, port): (Protocol, u16)| {
+        facts.addresses.iter().map(move |address| Frontend { address: *address, protocol, port })
+    };
+    ports.flat_map(at).collect()
+}
+
+/// Whether balancers ask which nodes serve it.
+fn is_checked(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("LoadBalancer")
+        && policy(&spec.external_traffic_policy) == TrafficPolicy::Local
 }
 
 /// Without the addresses at which the node itself listens on this port: whoever took its kubelet's port would cut it

@@ -2,19 +2,29 @@
 //! CoreDNS and `portmap` do.
 //!
 //! A change of an object marks its Service or pod; after a pause of [`GATHER`] all that is marked is compiled again
-//! ([`compile::service`], [`host_ports::pod`]), and what differs is sent to the kernel, the name server and the listeners. What is
-//! deliberately absent: any state beside what was last applied.
+//! ([`compile::service`], [`host_ports::pod`]), and what differs is sent to the kernel, the name server and the
+//! listeners. Ports of the machine are taken only where no other program listens ([`ports`]), and the Node tells
+//! controllers which those are ([`offer`]). What is deliberately absent: any state beside what was last applied, and the
+//! names that are kept for the next process ([`memory`]).
 
 mod compile;
+mod doors;
+mod health;
 mod host_ports;
+mod memory;
+mod names;
+mod offer;
+mod ports;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::interface::Api;
 use api::names::{ENDPOINT_SLICES, NAMESPACES, SERVICES};
 use api::object::Object;
 use api::value::Str;
@@ -25,14 +35,20 @@ use control::world::{self, World};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::dns;
-use net::loopback::{LoopbackError, LoopbackPort, LoopbackPorts};
+use net::loopback::LoopbackPort;
 use net::rules::{Frame, Rules, RulesError, Ruleset, ServiceKey, VirtualService, keep_places};
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 pub use compile::{Compiled, Facts, service};
+pub use health::Check;
+pub use memory::resume;
 
 use crate::pod::environment::ServiceFacts;
+use doors::Doors;
+use memory::Memory;
+use offer::Offer;
+use ports::{Ports, Taken};
 
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -40,7 +56,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const BY_SERVICE: &str = "service";
 /// How long changes are gathered, so that a rollout's many are one transaction.
 const GATHER: Duration = Duration::from_millis(2);
-/// How often the kernel is asked whether someone else changed our table.
+/// How often the kernel is asked whether someone else changed our table, and what was in the way is tried again.
 const REVIEW: Duration = Duration::from_secs(30);
 /// Wait before what failed is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -57,16 +73,22 @@ pub struct Settings {
     pub domain: String,
     /// Where names are answered and who is asked for others'; `None` for no name server.
     pub dns: Option<dns::Config>,
+    /// Where names are kept for the next process ([`resume`]).
+    pub kept_names: Option<PathBuf>,
 }
 
 /// What the loop uses.
 pub struct Hands {
+    /// Where the Node tells of its ports.
+    pub api: Arc<dyn Api>,
     /// Has the mirrors of [`watch`].
     pub world: Arc<World>,
     /// The pods of this node, for their host ports.
     pub pods: Arc<Mirror>,
     /// The table, opened in the network namespace of the node.
     pub rules: Rules,
+    /// The name server, if it has begun already ([`resume`]).
+    pub names: Option<dns::Server>,
     /// Tells of fields that cannot be honoured.
     pub recorder: Recorder,
     /// Clock.
@@ -80,6 +102,7 @@ pub struct Hands {
 /// The loop.
 pub struct Services {
     settings: Settings,
+    api: Arc<dyn Api>,
     world: Arc<World>,
     pods: Arc<Mirror>,
     rules: Arc<Mutex<Rules>>,
@@ -91,7 +114,19 @@ pub struct Services {
     compiled: BTreeMap<Key, Compiled>,
     /// Host ports by pod.
     hosted: BTreeMap<Key, Compiled>,
+    /// Not there before the first look.
+    ports: Option<Ports>,
+    offer: Offer,
+    memory: Memory,
     applied: Applied,
+}
+
+/// Why the loop goes on.
+enum Cause {
+    /// Objects have changed.
+    Changed,
+    /// A port may have become free, or it is time to look.
+    Review,
 }
 
 /// What was last applied.
@@ -99,11 +134,13 @@ pub struct Services {
 struct Applied {
     ruleset: Option<Arc<Ruleset>>,
     names: Option<dns::Server>,
-    zone: Option<dns::Zone>,
+    zone: Option<Arc<dns::Zone>>,
     loopback: BTreeMap<LoopbackPort, Vec<SocketAddr>>,
     loopback_failed: bool,
     /// The ports of 127.0.0.1 that could not be opened.
     closed: BTreeSet<LoopbackPort>,
+    /// The Services whose health check port could not be opened.
+    unchecked: BTreeSet<Key>,
 }
 
 /// What has to be compiled again.
@@ -168,8 +205,18 @@ impl Services {
                 of_pods.wake.notify_one();
             }
         });
+        // What was resumed for other addresses is of no use.
+        let addresses = settings.dns.as_ref().map(|config| &*config.addresses);
+        let names = hands.names.filter(|server| {
+            let fits = addresses == Some(server.addresses());
+            if !fits {
+                server.close();
+            }
+            fits
+        });
         Self {
             settings,
+            api: hands.api,
             world: hands.world,
             pods: hands.pods,
             rules: Arc::new(Mutex::new(hands.rules)),
@@ -180,7 +227,10 @@ impl Services {
             marks,
             compiled: BTreeMap::new(),
             hosted: BTreeMap::new(),
-            applied: Applied::default(),
+            ports: None,
+            offer: Offer::default(),
+            memory: Memory::default(),
+            applied: Applied { names, ..Applied::default() },
         }
     }
 
@@ -192,25 +242,55 @@ impl Services {
         let all = self.world.list(&SERVICES, "");
         self.marks.services().extend(all.iter().map(|service| Key::of(service)));
         self.marks.pods().extend(self.pods.list("").iter().map(|pod| Key::of(pod)));
-        let mut ports =
-            LoopbackPorts::new(self.tasks.clone(), stop.clone(), self.clock.clone(), self.random.clone());
+        self.begin(&stop);
+        let mut doors = self.doors(&stop);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let mut cause = Cause::Review;
         loop {
             self.compile();
             self.compile_pods();
-            let wait = match self.apply(&mut ports, &stop).await {
+            let wait = match self.apply(&mut doors, &cause, &stop).await {
                 true => {
                     backoff.succeed();
                     REVIEW
                 }
                 false => backoff.fail(),
             };
-            let changed = self.clock.timeout(wait, self.marks.wake.notified());
-            match stop.or(changed).await {
-                None => return,
-                Some(Some(())) => self.clock.sleep(GATHER).await,
-                Some(None) => {}
+            let Some(next) = stop.or(self.next(wait)).await else { return };
+            cause = next;
+            if matches!(cause, Cause::Changed) {
+                self.clock.sleep(GATHER).await;
             }
+        }
+    }
+
+    /// Starts those who tell the Node's ports and keep names.
+    fn begin(&self, stop: &Stop) {
+        let (clock, tasks) = (&self.clock, &self.tasks);
+        let node = self.settings.facts.node.clone();
+        let told =
+            self.offer.clone().keep(node, self.api.clone(), clock.clone(), tasks.clone(), stop.clone());
+        tasks.spawn("ports of the node", told);
+        if let (Some(path), Some(dns)) = (&self.settings.kept_names, &self.settings.dns) {
+            let memory = self.memory.clone();
+            let kept = memory.keep(path.clone(), dns.addresses.clone(), clock.clone(), stop.clone());
+            tasks.spawn("names for the next process", kept);
+        }
+    }
+
+    async fn next(&mut self, wait: Duration) -> Cause {
+        let freed = async {
+            match &mut self.ports {
+                Some(ports) => ports.freed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.clock.timeout(wait, self.marks.wake.notified()) => match changed {
+                Some(()) => Cause::Changed,
+                None => Cause::Review,
+            },
+            () = freed => Cause::Review,
         }
     }
 
@@ -262,16 +342,20 @@ impl Services {
     }
 
     /// Applies what differs; returns whether all of it took.
-    async fn apply(&mut self, ports: &mut LoopbackPorts, stop: &Stop) -> bool {
+    async fn apply(&mut self, doors: &mut Doors, cause: &Cause, stop: &Stop) -> bool {
         let named = self.apply_names(stop).await;
+        self.look(matches!(cause, Cause::Review)).await;
         let ruled = self.apply_rules().await.inspect_err(|error| warn!(%error, "rules could not be written"));
-        let opened = self.apply_loopback(ports).await;
+        let opened = self.apply_loopback(&mut doors.loopback).await;
+        self.apply_health(&mut doors.health, ruled.is_ok());
         named && ruled.is_ok() && opened
     }
 
     async fn apply_rules(&mut self) -> Result<(), RulesError> {
         let former = self.applied.ruleset.clone();
-        let ruleset = Arc::new(ruleset(&self.settings.frame, self.all(), former.as_deref()));
+        let none = Taken::new();
+        let taken = self.ports.as_ref().map_or(&none, Ports::taken);
+        let ruleset = Arc::new(ruleset(&self.settings.frame, self.all(), former.as_deref(), taken));
         // Whatever happens now, what the kernel has is not known until this succeeds.
         self.applied.ruleset = None;
         let (rules, new) = (self.rules.clone(), ruleset.clone());
@@ -290,78 +374,11 @@ impl Services {
             Err(_) => return Ok(()),
         };
         debug!(?applied, services = ruleset.services.len(), "rules");
+        if let Some(ports) = &mut self.ports {
+            ports.hold(&ruleset);
+        }
         self.applied.ruleset = Some(ruleset);
         Ok(())
-    }
-
-    async fn apply_names(&mut self, stop: &Stop) -> bool {
-        let Some(config) = &self.settings.dns else { return true };
-        let zone = self.zone();
-        if self.applied.zone.as_ref() == Some(&zone) {
-            return true;
-        }
-        match &self.applied.names {
-            Some(server) => server.publish(zone.clone()),
-            None => {
-                let (clock, random) = (self.clock.clone(), self.random.clone());
-                let started =
-                    dns::Server::start(config, zone.clone(), &self.tasks, stop.clone(), clock, random);
-                match started.await {
-                    Ok(server) => {
-                        info!(addresses = ?server.addresses(), "names are answered");
-                        self.applied.names = Some(server);
-                    }
-                    Err(error) => {
-                        warn!(error = &error as &dyn std::error::Error, "the name server does not start");
-                        return false;
-                    }
-                }
-            }
-        }
-        self.applied.zone = Some(zone);
-        true
-    }
-
-    fn zone(&self) -> dns::Zone {
-        let mut zone = dns::Zone::new(&self.settings.domain);
-        let namespaces = self.world.list(&NAMESPACES, "");
-        zone.namespaces = namespaces.iter().map(|namespace| namespace.name().to_owned()).collect();
-        let named = self.compiled.iter().filter_map(|(key, compiled)| {
-            Some(((key.namespace.to_string(), key.name.to_string()), compiled.name.clone()?))
-        });
-        zone.services = named.collect();
-        zone
-    }
-
-    async fn apply_loopback(&mut self, ports: &mut LoopbackPorts) -> bool {
-        let wanted = loopback(&self.compiled, &self.hosted);
-        if wanted == self.applied.loopback && !self.applied.loopback_failed {
-            return true;
-        }
-        let errors = ports.apply(&wanted).await;
-        let failed: BTreeSet<LoopbackPort> = errors.iter().map(LoopbackError::port).collect();
-        // A port that another program holds is told once; it is tried again at each review.
-        for error in errors.iter().filter(|error| !self.applied.closed.contains(&error.port())) {
-            warn!(%error, "a node port is not served on 127.0.0.1");
-            self.tell_closed(error);
-        }
-        self.applied.closed = failed;
-        self.applied.loopback = wanted;
-        self.applied.loopback_failed = !errors.is_empty();
-        true
-    }
-
-    /// Tells the Services whose node port is not served on 127.0.0.1.
-    fn tell_closed(&self, error: &LoopbackError) {
-        let concerned = self
-            .compiled
-            .iter()
-            .filter(|(_, compiled)| compiled.loopback.iter().any(|(port, _)| *port == error.port()));
-        for (key, _) in concerned {
-            if let Some(object) = self.world.get(&SERVICES, &key.namespace, &key.name) {
-                self.recorder.note(Note::warning(&object, "NodePortNotServed", error.to_string()));
-            }
-        }
     }
 }
 
@@ -375,14 +392,17 @@ impl Marks {
     }
 }
 
-/// All that is compiled as one rule set, in which endpoints keep the places that they have in `former`.
+/// All that is compiled as one rule set, in which endpoints keep the places that they have in `former`, and what other
+/// programs have taken stays theirs.
 fn ruleset<'a>(
     frame: &Frame,
     compiled: impl Iterator<Item = &'a Compiled>,
     former: Option<&Ruleset>,
+    taken: &Taken,
 ) -> Ruleset {
     let mut services: BTreeMap<ServiceKey, Arc<VirtualService>> = BTreeMap::new();
     for (key, service) in compiled.flat_map(|compiled| &compiled.rules) {
+        let service = &*ports::spared(frame, service, taken);
         let before = former.and_then(|former| former.services.get(key));
         let places = before.map(|before| &*before.endpoints).unwrap_or_default();
         let endpoints = keep_places(places, service.endpoints.iter().copied());
@@ -403,19 +423,4 @@ fn same_but_endpoints(a: &VirtualService, b: &VirtualService) -> bool {
         == (b.protocol, b.port, b.node_port, b.affinity, b.internal_policy, b.external_policy)
         && a.cluster_addresses == b.cluster_addresses
         && a.external_addresses == b.external_addresses
-}
-
-/// The ports on 127.0.0.1. Node ports are unique, which the API sees to; a host port that is taken stays closed.
-fn loopback(
-    services: &BTreeMap<Key, Compiled>,
-    hosted: &BTreeMap<Key, Compiled>,
-) -> BTreeMap<LoopbackPort, Vec<SocketAddr>> {
-    let mut ports: BTreeMap<LoopbackPort, Vec<SocketAddr>> = BTreeMap::new();
-    for (port, target) in services.values().flat_map(|compiled| &compiled.loopback) {
-        ports.entry(*port).or_default().push(*target);
-    }
-    for (port, target) in hosted.values().flat_map(|compiled| &compiled.loopback) {
-        ports.entry(*port).or_insert_with(|| vec![*target]);
-    }
-    ports
 }

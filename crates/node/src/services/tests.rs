@@ -68,7 +68,7 @@ fn show(compiled: &Compiled) -> String {
 
 fn check(service: &Service, slices: &[EndpointSlice], expect: &str) {
     let dns = Some("10.244.0.1:53".parse().expect("an address"));
-    let facts = Facts { node: "n1".into(), dns, own: Vec::new() };
+    let facts = Facts { node: "n1".into(), dns, ..Facts::default() };
     assert_eq!(show(&compile::service(&facts, service, slices)), expect);
 }
 
@@ -209,11 +209,10 @@ fn a_restricted_load_balancer_is_closed_and_says_so() {
 }
 
 #[test]
-fn the_nodes_own_ports_are_not_taken_and_a_health_port_is_not_passed_over() {
+fn the_nodes_own_ports_are_not_taken() {
     let service = service_of(
         json!({
-            "clusterIP": "10.96.0.9", "type": "LoadBalancer", "externalTrafficPolicy": "Local",
-            "healthCheckNodePort": 30777, "externalIPs": ["172.18.0.1", "192.0.2.7"],
+            "clusterIP": "10.96.0.9", "type": "LoadBalancer", "externalIPs": ["172.18.0.1", "192.0.2.7"],
             "ports": [{"port": 10250, "name": "a"}, {"port": 80, "name": "b"}]
         }),
         json!({}),
@@ -228,8 +227,48 @@ fn the_nodes_own_ports_are_not_taken_and_a_health_port_is_not_passed_over() {
         .filter(|(_, addresses)| *addresses > 0)
         .collect();
     assert_eq!(served, [(10250, 1), (80, 2)]);
-    assert!(compiled.complaints[0].contains("healthCheckNodePort 30777"));
-    assert!(compiled.complaints[1].contains("port 10250 of 172.18.0.1"));
+    assert!(compiled.complaints[0].contains("port 10250 of 172.18.0.1"));
+}
+
+#[test]
+fn balancers_hear_of_the_ready_endpoints_of_this_node() {
+    let spec = |kind: &str, policy: &str| {
+        json!({
+            "clusterIP": "10.96.0.9", "type": kind, "externalTrafficPolicy": policy, "healthCheckNodePort": 30777,
+            "ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]
+        })
+    };
+    let endpoints = json!([
+        (on("n1", "10.244.0.5", true, false)),
+        (on("n1", "10.244.0.6", false, true)),
+        (on("n1", "10.244.0.7", true, false)),
+        (on("n2", "10.244.1.5", true, false))
+    ]);
+    let slices = [slice(endpoints, json!([{"name": "a", "port": 8080}, {"name": "b", "port": 8081}]))];
+    let facts = Facts { node: "n1".into(), ..Facts::default() };
+    let health = |spec| compile::service(&facts, &service_of(spec, json!({})), &slices).health;
+    assert_eq!(health(spec("LoadBalancer", "Local")), Some(Check { port: 30777, endpoints: 2 }));
+    assert_eq!(health(spec("LoadBalancer", "Cluster")), None);
+    assert_eq!(health(spec("NodePort", "Local")), None);
+}
+
+#[test]
+fn a_load_balancer_without_an_address_claims_its_ports_at_the_nodes_addresses() {
+    let facts = Facts { addresses: vec![[192, 0, 2, 1].into()], ..Facts::default() };
+    let claims = |kind: &str, class: Value, status: Value| {
+        let ports = json!([{"port": 80, "name": "a"}, {"port": 53, "name": "b", "protocol": "UDP"}]);
+        let spec =
+            json!({"clusterIP": "10.96.0.9", "type": kind, "loadBalancerClass": class, "ports": ports});
+        let compiled = compile::service(&facts, &service_of(spec, status), &[] as &[EndpointSlice]);
+        compiled.claims.iter().map(ports::spelled).collect::<Vec<String>>()
+    };
+    let none = Vec::<String>::new();
+    let waiting = claims("LoadBalancer", Value::Null, json!({}));
+    assert_eq!(waiting, ["192.0.2.1:80/TCP", "192.0.2.1:53/UDP"]);
+    let placed = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    assert_eq!(claims("LoadBalancer", Value::Null, placed), none);
+    assert_eq!(claims("LoadBalancer", json!("example.com/x"), json!({})), none);
+    assert_eq!(claims("NodePort", Value::Null, json!({})), none);
 }
 
 #[test]
@@ -255,8 +294,9 @@ fn a_change_of_one_endpoint_shares_all_other_services() {
         };
         BTreeMap::from([(Key::new("a", "x"), rules("x", last)), (Key::new("a", "y"), rules("y", &[9]))])
     };
-    let before = ruleset(&Frame::default(), compiled(&[1, 2, 3]).values(), None);
-    let after = ruleset(&Frame::default(), compiled(&[1, 3, 4]).values(), Some(&before));
+    let none = Taken::new();
+    let before = ruleset(&Frame::default(), compiled(&[1, 2, 3]).values(), None, &none);
+    let after = ruleset(&Frame::default(), compiled(&[1, 3, 4]).values(), Some(&before), &none);
     let (x, y) = (ServiceKey("x".into()), ServiceKey("y".into()));
     assert!(Arc::ptr_eq(&before.services[&y], &after.services[&y]));
     let places: Vec<String> = after.services[&x].endpoints.iter().map(|e| e.address.to_string()).collect();

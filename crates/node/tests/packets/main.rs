@@ -74,10 +74,11 @@ impl Space {
     }
 }
 
-/// An API of three collections; events are what the test sends.
+/// An API of some collections; events are what the test sends, and patches of the Node are kept.
 #[derive(Default)]
 struct Cluster {
     objects: Mutex<Vec<Arc<Object>>>,
+    patches: Mutex<Vec<String>>,
     watchers: Mutex<Vec<(Resource, mpsc::UnboundedSender<WatchEvent>)>>,
 }
 
@@ -87,6 +88,7 @@ impl Cluster {
             "services" => "Service",
             "endpointslices" => "EndpointSlice",
             "pods" => "Pod",
+            "nodes" => "Node",
             _ => "Namespace",
         }
     }
@@ -104,8 +106,18 @@ impl Cluster {
 
 impl Api for Cluster {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
-        let Call::List(collection, _) = call else { panic!("nothing else is asked") };
         let objects = self.objects.lock().unwrap();
+        let collection = match call {
+            Call::List(collection, _) => collection,
+            Call::Patch(target, _, body, _) => {
+                assert_eq!((target.resource.resource.as_str(), target.name.as_str()), ("nodes", "n"));
+                self.patches.lock().unwrap().push(String::from_utf8(body.to_vec()).expect("JSON"));
+                let node = objects.iter().find(|object| object.kind().kind == "Node").expect("it is there");
+                let node = node.clone();
+                return async move { Ok(Answer::Object(node)) }.boxed();
+            }
+            _ => panic!("nothing else is asked"),
+        };
         let kind = Self::kind_of(&collection.resource);
         let items = objects.iter().filter(|object| object.kind().kind == kind).cloned().collect();
         let list = List { revision: 1, items, ..List::default() };
@@ -163,6 +175,17 @@ fn say(address: SocketAddr) -> Result<String, std::io::ErrorKind> {
     let mut word = String::new();
     stream.read_to_string(&mut word).map_err(|error| error.kind())?;
     Ok(word)
+}
+
+/// What the Node was last told to tell of its ports, a line each.
+fn last_told(cluster: &Cluster) -> Vec<String> {
+    let patches = cluster.patches.lock().unwrap();
+    let Some(last) = patches.last() else { return Vec::new() };
+    let tree = api::value::parse(last.as_bytes()).expect("JSON");
+    let text = tree.str_at(&["metadata", "annotations", "ondol.dev/ports"]).expect("the annotation");
+    let ports = api::value::parse(text.as_bytes()).expect("JSON");
+    let ports = ports.as_object().expect("an object").iter();
+    ports.map(|(at, program)| format!("{at}={}", program.as_str().unwrap_or_default())).collect()
 }
 
 /// Whether the cluster's name server says that `web.shop.svc.cluster.local` is 10.96.0.9.
@@ -233,22 +256,25 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     };
     let (recorder, _writer) = Recorder::new("test", "n");
     let wanted = services::Settings {
-        facts: Facts { node: "n".into(), dns: Some(server), own: Vec::new() },
+        facts: Facts { node: "n".into(), dns: Some(server), addresses: vec![gateway], ..Facts::default() },
         frame,
         domain: "cluster.local".into(),
         dns: Some(net::dns::Config { addresses: vec![server], upstreams: Vec::new() }),
+        kept_names: Some(folder.path().join("names.json")),
     };
+    let api: Arc<dyn Api> = cluster.clone();
     let hands = Hands {
+        api: api.clone(),
         world: world.clone(),
         pods: pods.clone(),
         rules: Rules::open(&instance).expect("root"),
+        names: None,
         recorder,
         clock: clock.clone(),
         random: Random::system(),
         tasks: tasks.clone(),
     };
     let services = Services::new(wanted, hands);
-    let api: Arc<dyn Api> = cluster.clone();
     world.start(&api, &clock, &tasks, &stop);
     let (feeding, of_pods, watching) = (pods.clone(), stop.clone(), clock.clone());
     tasks.spawn("pods", async move { feeding.run(&*api, &watching, &of_pods).await });
@@ -314,6 +340,39 @@ async fn scenario(blue: &Space, green: &Space, client: &Space) {
     cluster.put(&with_host_port("6", addresses[0], "Succeeded"));
     answers(Some(client), at_node, None).await;
     answers(None, at_loopback, None).await;
+
+    // Ports on which another program of the machine listens are that program's until it ends.
+    let spare = Space(Arc::new(std::fs::File::open("/proc/thread-self/ns/net").expect("our own").into()));
+    let other = [TcpListener::bind("0.0.0.0:30081"), TcpListener::bind("0.0.0.0:81")].map(Result::unwrap);
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "n", "resourceVersion": "7"}
+    });
+    cluster.put(&node);
+    let ports = json!([{"port": 81, "nodePort": 30081}, {"port": 82}]);
+    cluster.put(&service(
+        "shop",
+        "late",
+        json!({"clusterIP": "10.96.0.11", "type": "LoadBalancer", "ports": ports}),
+    ));
+    let told = async |expect: &[(u16, &str)]| {
+        let all = expect.iter().map(|(port, program)| format!("{gateway}:{port}/TCP={program}"));
+        let all: Vec<String> = all.collect();
+        let heard = async {
+            while last_told(&cluster) != all {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert!(clock.timeout(PATIENCE, heard).await.is_some(), "{all:?} and not {:?}", last_told(&cluster));
+    };
+    let program = std::fs::read_to_string("/proc/self/comm").expect("our own name");
+    let program = format!("the program {}", program.trim());
+    told(&[(30081, &program), (81, &program), (82, "")]).await;
+    // Whoever connects is taken by the program, which says nothing, and not by rules of ours.
+    let asked = spare.run(|| TcpStream::connect_timeout(&SocketAddr::new(gateway, 30081), PATIENCE));
+    assert!(other[0].accept().is_ok() && asked.is_ok());
+    drop(other);
+    told(&[(81, ""), (82, "")]).await;
+    answers(Some(client), SocketAddr::new(gateway, 30081), None).await;
 
     stopper.stop();
     assert!(tasks.join(PATIENCE).await);
