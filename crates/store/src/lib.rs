@@ -30,7 +30,12 @@
 //!
 //! The state is the snapshot with the highest number N (or nothing, if there is none) and, on top of it, the changes
 //! in segments N, N+1, ... without gap (segment 1 and on, without a snapshot). Everything older is superfluous and
-//! removed. Segment N may be missing if there is none behind it: it is made then.
+//! removed. Segment N is there before snapshot N is, or at least its unfinished name, which promises it (after a failed
+//! sync): a snapshot without either has lost all that came after it.
+//!
+//! `REACH` says up to where the log was durable once: `ondolend`, number of the segment, offset in it, newest revision (8
+//! bytes each), CRC-32 of all that. It is written after every group commit and synced only with a new segment, so it may
+//! be behind, never ahead, and counts only if it is whole.
 //!
 //! All numbers are little-endian. A file begins with 64 bytes:
 //!
@@ -63,7 +68,9 @@
 //! A group commit is one frame, and the next is written only after the one before is durable. So at most one frame,
 //! the last, can be torn by a crash: what is no frame and has no whole frame behind it is cut off, for it was never
 //! acknowledged. What is no frame and has a whole one behind it was durable once and is damage: the store is not
-//! opened, [`Damage`] says where, and [`log::inspect`] and [`log::salvage`] show and save what is left.
+//! opened, [`Damage`] says where, and [`log::inspect`] and [`log::salvage`] show and save what is left. A log that ends
+//! before the place that `REACH` knows is damage too: a file is gone, or its end is zeros, and going on would give out
+//! revisions a second time.
 //!
 //! A write that fails (a full disk) is cut off again, its commits get [`CommitError::Disk`], and the next commit tries
 //! anew. After a failed sync nobody knows what the file holds, and a second sync that succeeds proves nothing: the

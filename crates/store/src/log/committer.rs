@@ -155,7 +155,8 @@ impl<R: Record> Committer<R> {
 
     fn write(&mut self, staging: &Staging<R>) -> Result<(), Arc<io::Error>> {
         format::batch(self.clock.now(), &staging.changes, &mut self.frame);
-        let written = self.writer.append(&mut self.frame, self.clock.monotonic());
+        let revision = staging.changes.last().map_or(self.view.read().revision, |change| change.revision);
+        let written = self.writer.append(&mut self.frame, revision, self.clock.monotonic());
         match (&written, self.failing) {
             (Err(error), false) => {
                 warn!(%error, "the store cannot be written; it goes on by itself when the disk does");
@@ -297,6 +298,8 @@ impl<R: Record> Committer<R> {
         let healed = files::Files::list(&*disk).and_then(|found| {
             let newest = found.segments.iter().chain(&found.snapshots).max().copied().unwrap_or_default();
             let number = newest.max(self.writer.number()) + 1;
+            // The segment is promised first, and gets its name last: beside the sealed one it would not fit.
+            self.writer.promise(number, revision)?;
             snapshot::make_of(&*disk, &self.writer.snapshot_header(number, revision), &entries)?;
             self.writer.restart(number, revision)?;
             Ok(number)

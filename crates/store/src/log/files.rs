@@ -4,7 +4,7 @@ use std::io;
 
 use base::Random;
 
-use super::format::{FileKind, Header};
+use super::format::{FileKind, HEADER_BYTES, Header};
 use crate::disk::{Disk, File};
 use crate::error::OpenError;
 use crate::key::Revision;
@@ -20,6 +20,11 @@ pub(crate) fn name(kind: FileKind, number: u64) -> String {
         FileKind::Snapshot => SNAPSHOT,
     };
     format!("{number:016x}{ending}")
+}
+
+/// What a file is called until it is whole.
+pub(crate) fn unfinished(kind: FileKind, number: u64) -> String {
+    format!("{}{UNFINISHED}", name(kind, number))
 }
 
 /// The files of a store, by number.
@@ -81,14 +86,10 @@ pub(crate) fn make(
     header: &Header,
     fill: impl FnOnce(&mut dyn File) -> io::Result<u64>,
 ) -> io::Result<(Box<dyn File>, u64)> {
-    let own = name(header.kind, header.number);
-    let unfinished = format!("{own}{UNFINISHED}");
+    let unfinished = unfinished(header.kind, header.number);
     let made = (|| {
-        let mut file = disk.create(&unfinished)?;
-        file.write_at(0, &header.encode())?;
-        let size = fill(&mut *file)?;
-        file.sync()?;
-        disk.rename(&unfinished, &own)?;
+        let (file, size) = prepare(disk, header, fill)?;
+        disk.rename(&unfinished, &name(header.kind, header.number))?;
         disk.sync()?;
         Ok((file, size))
     })();
@@ -97,6 +98,26 @@ pub(crate) fn make(
         let _ = disk.remove(&unfinished);
     }
     made
+}
+
+/// Makes a whole file, under the name that recovery ignores.
+fn prepare(
+    disk: &dyn Disk,
+    header: &Header,
+    fill: impl FnOnce(&mut dyn File) -> io::Result<u64>,
+) -> io::Result<(Box<dyn File>, u64)> {
+    let mut file = disk.create(&unfinished(header.kind, header.number))?;
+    file.write_at(0, &header.encode())?;
+    let size = fill(&mut *file)?;
+    file.sync()?;
+    Ok((file, size))
+}
+
+/// Promises the segment of a number durably, by its unfinished name: the snapshot of that number may get its own name
+/// then, for a snapshot that has neither segment nor promise has lost one.
+pub(crate) fn promise_segment(disk: &dyn Disk, header: &Header) -> io::Result<()> {
+    prepare(disk, header, |_| Ok(HEADER_BYTES as u64))?;
+    disk.sync()
 }
 
 /// An error of the disk, with the file it is about.

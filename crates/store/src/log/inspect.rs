@@ -7,7 +7,7 @@ use base::Random;
 use jiff::Timestamp;
 
 use super::files::{self, Files, failed};
-use super::format::FileKind;
+use super::format::{FileKind, HEADER_BYTES};
 use super::replay::{FileReport, Raw, Replay, Salvage, replay, summary};
 use super::snapshot;
 use crate::disk::Disk;
@@ -71,6 +71,13 @@ pub fn salvage(
     let replayed = replay::<()>(from, codec, NO_HISTORY, Timestamp::UNIX_EPOCH, how)?;
     let mut live: Vec<&Arc<Raw<()>>> = replayed.live.values().collect();
     live.sort_by(|a, b| a.key.cmp(&b.key));
+    // First, and unreadable alone, for a snapshot without its segment has lost it.
+    let segment = files::header(random, codec, FileKind::Segment, 1, replayed.revision);
+    files::make(to, &segment, |_| Ok(HEADER_BYTES as u64)).map_err(failed(
+        to,
+        &files::name(FileKind::Segment, 1),
+        "written",
+    ))?;
     let header = files::header(random, codec, FileKind::Snapshot, 1, replayed.revision);
     snapshot::make(to, &header, |sink| {
         live.iter().try_for_each(|raw| sink.push(&raw.stored(&raw.key.path())))

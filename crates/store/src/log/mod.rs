@@ -5,6 +5,7 @@ mod files;
 mod format;
 mod inspect;
 mod queue;
+mod reach;
 mod reader;
 mod replay;
 mod snapshot;
@@ -143,7 +144,9 @@ pub(crate) fn open<R: Record>(options: Options, decode: Decode<R>) -> Result<Ope
     if !replayed.damage.is_empty() {
         return Err(OpenError::Damaged(replayed.damage.swap_remove(0)));
     }
-    for name in &replayed.unfinished {
+    // The segment that a snapshot waits for keeps its unfinished name until it has its own.
+    let awaited = files::unfinished(FileKind::Segment, replayed.number);
+    for name in replayed.unfinished.iter().filter(|name| **name != awaited) {
         disk.remove(name).map_err(failed(&*disk, name, "removed"))?;
     }
     let recovery = Recovery {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::files::{self, Files, failed};
 use super::format::{self, BadHeader, Body, Changed, FORMAT, FileKind, Header, Stored};
+use super::reach::{self, Reach};
 use super::reader::{Found, Reader};
 use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
@@ -108,6 +109,8 @@ pub(crate) fn replay<R>(
     now: Timestamp,
     salvage: Salvage,
 ) -> Result<Replay<R>, OpenError> {
+    // Read first: of a store that is being written, the log may only be further than this by then.
+    let reach = Reach::read(disk).map_err(failed(disk, reach::NAME, "read"))?;
     let files = Files::list(disk).map_err(failed(disk, "", "listed"))?;
     let mut replay = Replay {
         revision: Revision::FIRST,
@@ -135,6 +138,9 @@ pub(crate) fn replay<R>(
     }
     let first = replay.number;
     let segments: Vec<u64> = files.segments.into_iter().filter(|number| *number >= first).collect();
+    if !files.snapshots.is_empty() && segments.is_empty() && going_on(&replay) {
+        replay.check_promised(disk);
+    }
     for (expected, number) in (first..).zip(&segments) {
         if !going_on(&replay) {
             break;
@@ -151,12 +157,23 @@ pub(crate) fn replay<R>(
         replay.check_torn(disk, is_last, *number);
         replay.number = *number;
     }
+    if let Some(reach) = reach.filter(|_| going_on(&replay)) {
+        replay.damage.extend(reach.missing(disk, replay.tail.as_ref(), replay.revision));
+    }
     Ok(replay)
 }
 
 impl<R> Replay<R> {
     fn add_damage(&mut self, path: String, offset: u64, reason: String, behind: Option<Revision>) {
         self.damage.push(Damage { path, offset, reason, intact: self.revision, behind });
+    }
+
+    /// A snapshot is made beside its segment, or beside the unfinished name that promises it.
+    fn check_promised(&mut self, disk: &dyn Disk) {
+        if !self.unfinished.contains(&files::unfinished(FileKind::Segment, self.number)) {
+            let path = disk.path(&files::name(FileKind::Segment, self.number));
+            self.add_damage(path, 0, "the file is missing, though its snapshot is there".into(), None);
+        }
     }
 
     /// A write can be torn only where the last write went.

@@ -8,6 +8,7 @@ use base::Random;
 
 use super::files;
 use super::format::{FileKind, HEADER_BYTES, Header};
+use super::reach::{Mark, Reach};
 use super::replay::{End, Tail};
 use crate::disk::{Disk, File};
 use crate::key::Revision;
@@ -32,6 +33,8 @@ pub(crate) struct Writer {
     settings: Settings,
     file: Box<dyn File>,
     header: Header,
+    /// Says beside the log how far it is durable.
+    mark: Mark,
     /// Where the next frame goes.
     offset: u64,
     /// How long the file is, with the zeros behind the last frame.
@@ -68,11 +71,13 @@ impl Writer {
                 (header, file, size, size)
             }
         };
+        let mark = Mark::open(&*disk, Reach { number: header.number, offset, revision })?;
         Ok(Self {
             disk,
             settings,
             file,
             header,
+            mark,
             offset,
             allocated,
             earlier_bytes: log_bytes.saturating_sub(offset),
@@ -111,9 +116,14 @@ impl Writer {
         self.sealed.as_ref().map(|sealed| Arc::clone(&sealed.error))
     }
 
-    /// Writes a frame, whose header is filled in here, and makes it durable. After an error the frame is not part
-    /// of the log, and nothing else of it is touched.
-    pub(crate) fn append(&mut self, frame: &mut [u8], now: Duration) -> Result<(), Arc<io::Error>> {
+    /// Writes a frame, whose header is filled in here and whose newest revision this is, and makes it durable. After an
+    /// error the frame is not part of the log, and nothing else of it is touched.
+    pub(crate) fn append(
+        &mut self,
+        frame: &mut [u8],
+        revision: Revision,
+        now: Duration,
+    ) -> Result<(), Arc<io::Error>> {
         if let Some(sealed) = &self.sealed {
             return Err(Arc::clone(&sealed.error));
         }
@@ -138,6 +148,7 @@ impl Writer {
         }
         self.offset = end;
         self.allocated = self.allocated.max(end);
+        self.mark.note(Reach { number: self.header.number, offset: end, revision });
         Ok(())
     }
 
@@ -176,12 +187,18 @@ impl Writer {
         (self.file, self.header, self.offset, self.allocated) = (file, header, size, size);
         self.roll_at = limits::SEGMENT_BYTES_MAX;
         self.sealed = None;
+        self.mark.keep(Reach { number, offset: size, revision: base });
         Ok(())
     }
 
     /// The header of the snapshot that stands before a segment.
     pub(crate) fn snapshot_header(&self, number: u64, base: Revision) -> Header {
         self.settings.header(FileKind::Snapshot, number, base)
+    }
+
+    /// Promises the segment that will begin anew behind a snapshot of this number.
+    pub(crate) fn promise(&self, number: u64, base: Revision) -> io::Result<()> {
+        files::promise_segment(&*self.disk, &self.settings.header(FileKind::Segment, number, base))
     }
 
     /// Begins anew behind a snapshot of this number, which is durable already.

@@ -148,6 +148,82 @@ async fn missing_and_exchanged_files_and_bad_headers_are_damage() {
     assert!(refusal(&disk).contains("of another file"));
 }
 
+fn refusal(disk: &SimulatedDisk) -> crate::Damage {
+    match Store::open(options(disk), plain()) {
+        Err(OpenError::Damaged(damage)) => damage,
+        other => panic!("not refused as damage: {:?}", other.err()),
+    }
+}
+
+/// A disk with the same files, but for one.
+fn copy_without(disk: &SimulatedDisk, lost: &str) -> SimulatedDisk {
+    let copy = SimulatedDisk::new(Random::seeded(4));
+    for name in disk.list().unwrap().into_iter().filter(|name| name != lost) {
+        copy.set_content(&name, disk.content(&name).unwrap());
+    }
+    copy
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_whose_end_was_lost_is_refused_wherever_it_ends() {
+    let disk = disk();
+    let store = open(&disk);
+    let end = || inspect(&disk, 0).unwrap().files[0].whole_bytes as usize;
+    let mut ends = vec![end()];
+    for index in 0..COMMITS {
+        put(&store, &format!("p{index}"), "some value").await;
+        ends.push(end());
+    }
+    let after = dump(&store);
+    disk.kill();
+    let whole = disk.content(SEGMENT).unwrap();
+    for place in ends[0]..ends[COMMITS] {
+        let damaged = copy_without(&disk, "");
+        let mut zeroed = whole.clone();
+        zeroed[place..].fill(0);
+        for bytes in [zeroed, whole[..place].to_vec()] {
+            damaged.set_content(SEGMENT, bytes);
+            let damage = refusal(&damaged);
+            let frame = ends.iter().rposition(|end| *end <= place).unwrap();
+            assert_eq!((damage.path.as_str(), damage.offset as usize), (SEGMENT, ends[frame]), "{place}");
+            assert_eq!(damage.intact, Revision(1 + frame as u64));
+            let known = format!("durable up to byte {} and revision {}", ends[COMMITS], 1 + COMMITS);
+            assert!(damage.to_string().contains(&known), "{damage}");
+        }
+    }
+    assert_eq!(refusal(&copy_without(&disk, SEGMENT)).offset, 0);
+    // A note that was not written whole says nothing, and nothing is missing here.
+    disk.set_content("REACH", b"ondolend".to_vec());
+    assert_eq!(dump(&open(&disk)), after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_without_its_segment_is_refused_and_can_be_salvaged() {
+    let disk = disk();
+    let rewrite = crate::RewriteLimits { bytes_min: 3000, factor: 2 };
+    let store = Store::open(crate::Options { rewrite, ..options(&disk) }, plain()).unwrap();
+    for index in 0..20 {
+        put(&store, "a", &format!("{index:300}")).await;
+    }
+    disk.kill();
+    let names = disk.list().unwrap();
+    let newest = names.iter().rfind(|name| name.ends_with(".log")).unwrap();
+    let snapshot = newest.replace(".log", ".snapshot");
+    assert!(names.contains(&snapshot), "{names:?}");
+    let damage = refusal(&copy_without(&disk, newest));
+    assert_eq!((&damage.path, damage.offset), (newest, 0));
+    // Without the note too: the snapshot itself promises the segment.
+    let damaged = copy_without(&copy_without(&disk, newest), "REACH");
+    assert_eq!(&refusal(&damaged).path, newest);
+    let saved = crate::testing::disk();
+    let salvaged = salvage(&damaged, &saved, 0, &Random::seeded(3), Salvage::Whole).unwrap();
+    assert_eq!(open(&saved).revision(), salvaged.revision);
+    // A segment that was only promised held nothing.
+    damaged.set_content(&format!("{newest}.new"), Vec::new());
+    assert_eq!(open(&damaged).revision(), salvaged.revision);
+    assert!(damaged.list().unwrap().contains(newest));
+}
+
 #[tokio::test(start_paused = true)]
 async fn unknown_formats_and_other_codecs_are_refused() {
     let sample = sample().await;
