@@ -8,7 +8,8 @@ use api::selector::label::Operator;
 use api::selector::{field, label};
 use api::status::{Cause, Details, Reason, Status};
 use api::value::Str;
-use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use base64::{DecodeError, Engine as _, alphabet};
 use store::{Key, ReadError, Revision};
 
 use crate::codec;
@@ -297,30 +298,56 @@ struct Token {
     name: Str,
 }
 
+/// The form of a token, as upstream names its own.
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// Tokens are base64 for URLs; bits that mean nothing do no harm.
+const TOKEN_ENGINE: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 impl Token {
     fn encode(&self) -> Str {
         let revision = self.revision.map_or(-1, |revision| revision.0 as i64);
-        let text = format!("1/{revision}/{}/{}", self.namespace, self.name);
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text).into()
+        let start = format!("{}/{}\0", self.namespace, self.name);
+        let tree = api::json!({"v": TOKEN_VERSION, "rv": revision, "start": start});
+        TOKEN_ENGINE.encode(tree.to_bytes()).into()
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
-        let read = || {
-            let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).ok()?;
-            let text = String::from_utf8(bytes).ok()?;
-            let mut parts = text.strip_prefix("1/")?.splitn(3, '/');
-            let revision: i64 = parts.next()?.parse().ok()?;
-            Some(Self {
-                revision: u64::try_from(revision).ok().map(Revision),
-                namespace: parts.next()?.into(),
-                name: parts.next()?.into(),
-            })
-        };
-        read().ok_or_else(|| {
-            Status::bad_request(
-                "invalid continue token: continue key is not valid: it was not made by this server",
-            )
+        Self::read(token).map_err(|why| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
         })
+    }
+
+    fn read(token: &str) -> Result<Self, String> {
+        let bytes = TOKEN_ENGINE.decode(token).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) => at,
+                DecodeError::InvalidLength(length) => length.saturating_sub(1),
+                DecodeError::InvalidLastSymbol { .. } => token.len().saturating_sub(1),
+                DecodeError::InvalidPadding => token.find('=').unwrap_or_default(),
+            };
+            format!("illegal base64 data at input byte {at}")
+        })?;
+        // Its words for what is no JSON are upstream's.
+        api::schema::type_meta(&bytes).map_err(|error| {
+            let words = error.to_string();
+            words.rsplit_once("json parse error: ").map_or(words.clone(), |(_, why)| why.to_owned())
+        })?;
+        let tree = api::value::parse(&bytes).map_err(|error| error.to_string())?;
+        let version = tree.str_at(&["v"]).unwrap_or_default();
+        if version != TOKEN_VERSION {
+            return Err(format!("server does not recognize this encoded version {version}"));
+        }
+        let revision = tree.int_at(&["rv"]).unwrap_or_default();
+        if revision == 0 {
+            return Err(format!("incorrect encoded start resourceVersion (version {TOKEN_VERSION})"));
+        }
+        let start = tree.str_at(&["start"]).unwrap_or_default().trim_end_matches('\0');
+        let Some((namespace, name)) = start.split_once('/') else {
+            return Err(format!("encoded start key empty (version {TOKEN_VERSION})"));
+        };
+        let revision = u64::try_from(revision).ok().map(Revision);
+        Ok(Self { revision, namespace: namespace.into(), name: name.into() })
     }
 }
 
@@ -334,6 +361,14 @@ mod tests {
         let token = Token { revision: Some(Revision(7)), namespace: "".into(), name: "a".into() };
         let read = Token::decode(&token.encode()).unwrap();
         assert_eq!((read.revision, read.name.as_str()), (Some(Revision(7)), "a"));
+        let rest = Token { revision: None, namespace: "n".into(), name: "b".into() };
+        let read = Token::decode(&rest.encode()).unwrap();
+        assert_eq!((read.revision, read.namespace.as_str(), read.name.as_str()), (None, "n", "b"));
+        let check = |token: &str, expect: &str| {
+            assert_eq!(Token::read(token).err().as_deref(), Some(expect), "{token}");
+        };
+        check("!", "illegal base64 data at input byte 0");
+        check("e30", "server does not recognize this encoded version ");
     }
 
     proptest! {

@@ -3,7 +3,8 @@
 use api::interface::{PatchKind, Target, WriteOptions};
 use api::print::ordered;
 use api::status::{Reason, Status};
-use api::value::Value;
+use api::validation::cause::quoted;
+use api::value::{Value, parse_tracking_duplicates};
 
 use super::Outcome;
 use super::write::Change;
@@ -27,18 +28,49 @@ pub async fn patch(
         let cause = api::validation::cause::forbidden("force", "may not be specified for non-apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
     }
+    let doubled = doubled(patch_kind, body);
+    let strict = options.field_validation == "Strict";
+    if !strict && options.field_validation != "Ignore" {
+        doubled.iter().for_each(|words| caller.warn(words));
+    }
     let change = Change { caller, kind, target, options };
     change
         .run(gate, &mut |old| {
             let current = codec::to_request_version(kind, old)?;
             let patched = codec::patched(kind, patch_kind, current, &patch)?;
             let bytes = patched.to_bytes();
-            let new = codec::decode(kind, &bytes, options, caller)
-                .map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
+            let mut read = codec::decode(kind, &bytes, options, caller);
+            if strict && !doubled.is_empty() {
+                read = Err(with_doubled(read, &doubled));
+            }
+            let new = read.map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
             keep_uid(kind, &new, old)?;
             Ok(new)
         })
         .await
+}
+
+/// What is said of members that a merge has twice; of them the last one counts.
+fn doubled(patch_kind: PatchKind, body: &[u8]) -> Vec<String> {
+    if patch_kind == PatchKind::Json {
+        return Vec::new();
+    }
+    let duplicates = parse_tracking_duplicates(body).map(|parsed| parsed.duplicates).unwrap_or_default();
+    duplicates.iter().map(|duplicate| format!("duplicate field {}", quoted(&duplicate.path))).collect()
+}
+
+/// The error of a strict decoding that has found doubled members, and perhaps more.
+fn with_doubled(read: Result<Value, Status>, doubled: &[String]) -> Status {
+    const STRICT: &str = "strict decoding error: ";
+    let words = doubled.join(", ");
+    match read {
+        Ok(_) => Status::bad_request(format!("patch: {STRICT}{words}")),
+        Err(status) if status.message.contains(STRICT) => {
+            let message = status.message.replacen(STRICT, &format!("{STRICT}{words}, "), 1);
+            Status { message, ..status }
+        }
+        Err(status) => status,
+    }
 }
 
 /// Reads the text of a patch.
