@@ -9,6 +9,7 @@ mod images;
 mod kills;
 mod ledger;
 mod load;
+mod machine;
 mod mutants;
 mod pods;
 mod prerequisites;

@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 use crate::command::{self, command};
 use crate::ledger::Ledger;
 use crate::project::Project;
-use crate::{kills, prerequisites, script, test, uml, upstream};
+use crate::{kills, machine, prerequisites, script, test, uml, upstream};
 
 /// The suites that can be run.
-const SUITES: [(&str, &str); 4] = [
+const SUITES: [(&str, &str); 5] = [
     ("first-light", "the user's script in every form (tests/first-light.sh)"),
     ("kills", "kill -9 of server, agent and pod processes at random instants under load"),
     ("kubectl", "upstream's own tests of kubectl, test/cmd, against `ondol server` (conformance/kubectl.sh)"),
+    ("machine", "our unit, reboots, a power cut and jumping clocks on a real Debian, in a virtual machine"),
     ("sandbox-v2", "the sandbox's kernel tests on cgroup version 2, under user-mode Linux"),
 ];
 
@@ -28,7 +29,7 @@ pub struct Arguments {
     /// Writes the outcome down as the new ledger.
     #[arg(long)]
     record: bool,
-    /// For first-light and kills: the build that is put to the test, `release` or `debug`.
+    /// For first-light, kills and machine: the build that is put to the test, `release` or `debug`.
     #[arg(long, default_value = "release", value_parser = ["release", "debug"])]
     profile: String,
     /// For kills: how many.
@@ -49,6 +50,10 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
     let outcome = match &*arguments.name {
         "first-light" => return first_light(project, &arguments.profile),
         "kills" => return storm(project, arguments),
+        "machine" => {
+            build(project, &arguments.profile)?;
+            machine::run(project, &arguments.profile)?
+        }
         "sandbox-v2" => uml::run(project, None)?,
         script => run_script(project, script, &arguments.tests)?,
     };
