@@ -9,6 +9,7 @@ mod facts;
 mod invitation;
 mod layout;
 mod log;
+mod memory;
 mod notify;
 mod run;
 mod salvage;

@@ -19,6 +19,7 @@ use crate::agent::{Node, Packets, Serving, Wishes};
 use crate::facts::Facts;
 use crate::invitation::{self, Invitation};
 use crate::layout::Layout;
+use crate::memory;
 use crate::notify::Manager;
 use crate::server::{Addresses, DRAIN, Ground, Server, first_bridge};
 
@@ -27,6 +28,8 @@ const PACKET_THREADS: usize = 1;
 /// Most threads of one runtime that wait for the kernel and the disk: each keeps some memory for its next work, and
 /// more at once are no faster.
 const BLOCKING_THREADS: usize = 32;
+/// How long such a thread stays without work, and with it the memory that it has freed.
+const BLOCKING_KEPT: Duration = Duration::from_secs(2);
 /// How long tasks may take to end.
 const JOIN: Duration = Duration::from_secs(10);
 /// How long runtimes may take to end what blocks.
@@ -78,9 +81,9 @@ pub fn run(
     manager: &Manager,
 ) -> anyhow::Result<()> {
     let _lock = lock(layout)?;
-    let packet_runtime = runtime("packets", Some(PACKET_THREADS))?;
+    let packet_runtime = runtime("packets", Some(PACKET_THREADS), clock)?;
     let packets = Packets::begin(&packet_runtime, layout, clock);
-    let control = runtime("ondol", None)?;
+    let control = runtime("ondol", None, clock)?;
     let result = control.block_on(live(layout, facts, role, clock, manager, &packets));
     packet_runtime.shutdown_timeout(SHUTDOWN);
     control.shutdown_timeout(SHUTDOWN);
@@ -88,12 +91,14 @@ pub fn run(
     result
 }
 
-fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
+fn runtime(name: &str, threads: Option<usize>, clock: &Clock) -> anyhow::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
+    let clock = clock.clone();
+    builder.on_thread_park(move || memory::rest(&clock));
     if let Some(threads) = threads {
         builder.worker_threads(threads);
     }
-    builder.max_blocking_threads(BLOCKING_THREADS);
+    builder.max_blocking_threads(BLOCKING_THREADS).thread_keep_alive(BLOCKING_KEPT);
     builder.thread_name(name).enable_all().build().context("the machine has no thread for the runtime")
 }
 
@@ -131,6 +136,7 @@ async fn live(
         tasks: Tasks::new(),
         stop: stopper.signal(),
     };
+    memory::keep_tidy(clock, &ground.tasks, &ground.stop);
     let (teller, progress) = watch::channel(Progress::default());
     let asked = Stopper::new();
     let (ending, ended) = (asked.clone(), asked.signal());
