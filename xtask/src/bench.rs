@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, command};
 use crate::load;
+use crate::memory;
 use crate::pods;
 use crate::project::Project;
 
@@ -23,14 +24,16 @@ const BENCHES: [(&str, &str, &str, &str); 4] = [
 const GATE: &str = "gate";
 /// Pods on a whole instance.
 const PODS: &str = "pods";
+/// What a whole instance keeps in memory, and how soon it is up again with it.
+const MEMORY: &str = "memory";
 
 /// What `cargo xtask bench` is told.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Which to run; all if none is named.
     names: Vec<String>,
-    /// Of the comparison with upstream only these servers and parts: `ondol`, `upstream`, `requests`, `commits`,
-    /// `instance`. What is measured then is printed and not recorded.
+    /// Of the comparison with upstream only these servers and parts: `ondol`, `upstream`, `requests`, `commits`.
+    /// What is measured then is printed and not recorded.
     #[arg(long)]
     only: Vec<String>,
 }
@@ -40,7 +43,7 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
     if cfg!(debug_assertions) {
         return again_in_release(project);
     }
-    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE, PODS]).collect();
+    let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE, PODS, MEMORY]).collect();
     if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
     }
@@ -86,6 +89,15 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
             machine()?
         );
         record(&path, PODS, &section)?;
+    }
+    if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == MEMORY) {
+        let table = memory::measure(project)?;
+        let section = format!(
+            "What a whole instance keeps in memory (Pss of its process), and how soon it is up again with it. \
+             `cargo xtask bench {MEMORY}` on {}:\n\n{table}",
+            machine()?
+        );
+        record(&path, MEMORY, &section)?;
     }
     Ok(())
 }

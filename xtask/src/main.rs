@@ -10,6 +10,7 @@ mod kills;
 mod ledger;
 mod load;
 mod machine;
+mod memory;
 mod mutants;
 mod pods;
 mod prerequisites;

@@ -82,7 +82,7 @@ async fn pods(peer: &Peer, clock: &Clock) -> Result<String> {
 
     let began = clock.monotonic();
     peer.call("DELETE", "/api/v1/namespaces/crowd", &Value::Null).await?;
-    clock.timeout(DEADLINE, gone(peer, clock)).await.context("the namespace does not go")??;
+    clock.timeout(DEADLINE, gone(peer, clock, "crowd")).await.context("the namespace does not go")??;
     let deleted = clock.monotonic() - began;
     Ok(format!(
         "| what | result |\n|---|---|\n\
@@ -96,7 +96,8 @@ async fn pods(peer: &Peer, clock: &Clock) -> Result<String> {
     ))
 }
 
-async fn create(peer: &Peer, namespace: &str, name: &str) -> Result<()> {
+/// Makes a pod that runs.
+pub async fn create(peer: &Peer, namespace: &str, name: &str) -> Result<()> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "echo", "image": "ondol.local/echo:v1"}]}
@@ -105,7 +106,7 @@ async fn create(peer: &Peer, namespace: &str, name: &str) -> Result<()> {
 }
 
 /// Returns when `wanted` pods of a namespace are Ready.
-async fn ready(peer: &Peer, namespace: &str, selector: &str, wanted: usize) -> Result<()> {
+pub async fn ready(peer: &Peer, namespace: &str, selector: &str, wanted: usize) -> Result<()> {
     let path = format!("/api/v1/namespaces/{namespace}/pods?watch=true&resourceVersion=0{selector}");
     let mut sender = peer.connect().await?;
     sender.ready().await?;
@@ -130,9 +131,11 @@ async fn ready(peer: &Peer, namespace: &str, selector: &str, wanted: usize) -> R
     Ok(())
 }
 
-async fn gone(peer: &Peer, clock: &Clock) -> Result<()> {
+/// Returns when a namespace is gone.
+pub async fn gone(peer: &Peer, clock: &Clock, namespace: &str) -> Result<()> {
+    let path = format!("/api/v1/namespaces/{namespace}");
     loop {
-        match peer.call("GET", "/api/v1/namespaces/crowd", &Value::Null).await {
+        match peer.call("GET", &path, &Value::Null).await {
             Ok(_) => clock.sleep(Duration::from_millis(5)).await,
             Err(error) if error.to_string().contains("404") => return Ok(()),
             Err(error) => bail!(error),

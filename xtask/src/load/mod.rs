@@ -2,7 +2,6 @@
 //! server's processes spend of the CPU. What the clients spend is not counted.
 
 mod commits;
-mod instance;
 mod peer;
 mod pods;
 mod requests;
@@ -13,7 +12,8 @@ use std::time::Duration;
 use anyhow::Result;
 use base::Clock;
 
-pub use peer::Peer;
+pub use peer::{Peer, built};
+pub use requests::{fill_with, identity};
 
 use crate::project::Project;
 
@@ -57,7 +57,7 @@ impl<'a> Meter<'a> {
 }
 
 /// Runs the whole comparison and returns what is to be recorded. `only` names servers and parts, for those who
-/// look for one figure: `ondol`, `upstream`, `requests`, `commits`, `instance`; all if it is empty.
+/// look for one figure: `ondol`, `upstream`, `requests`, `commits`; all if it is empty.
 pub fn compare(project: &Project, only: &[String]) -> Result<String> {
     let wanted = |part: &str| only.is_empty() || only.iter().any(|name| name == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -76,9 +76,6 @@ pub fn compare(project: &Project, only: &[String]) -> Result<String> {
     }
     if wanted("commits") {
         text.push_str(&runtime.block_on(commits::measure(project, &clock))?);
-    }
-    if wanted("instance") {
-        text.push_str(&instance::measure(project, &runtime, &clock)?);
     }
     Ok(text)
 }

@@ -81,14 +81,6 @@ impl Processes {
     }
 }
 
-/// Bytes of a process that are resident and its own (`Pss_Anon`): what it allocated, not what it maps of files.
-pub fn resident(pid: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).context("no Pss_Anon")?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes * 1024)
-}
-
 /// Builds a binary or example of a package in release; returns where cargo put it.
 pub fn built(project: &Project, package: &str, what: &[&str]) -> Result<PathBuf> {
     let mut build = command("cargo", ["build", "--release", "--locked", "--package", package]);

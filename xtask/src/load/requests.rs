@@ -54,18 +54,22 @@ pub async fn measure(peer: &Peer, clock: &Clock) -> Result<Vec<Figure>> {
 }
 
 /// The same request without asking for gzip.
-fn identity(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+pub fn identity(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     request.headers_mut().remove("accept-encoding");
     request
 }
 
 /// Makes pods that are not measured.
 pub async fn fill(peer: &Peer, path: &str, prefix: &str, count: usize) -> Result<()> {
+    fill_with(peer, path, count, |n| pods::pod(&format!("{prefix}-{n}"), n as u64)).await
+}
+
+/// Makes objects that are not measured, each by its number.
+pub async fn fill_with(peer: &Peer, path: &str, count: usize, make: impl Fn(usize) -> Bytes) -> Result<()> {
     let mut senders = clients(peer, LISTERS).await?;
     let work = senders.iter_mut().enumerate().map(async |(client, sender)| -> Result<()> {
         for n in (client..count).step_by(LISTERS) {
-            let body = pods::pod(&format!("{prefix}-{n}"), n as u64);
-            peer.ask(sender, peer.request("POST", path, "application/json", body)?).await?;
+            peer.ask(sender, peer.request("POST", path, "application/json", make(n))?).await?;
         }
         Ok(())
     });
