@@ -97,6 +97,97 @@ taken_port_waits() {
     # It gets the port as soon as that is free.
     within 10 fetch -f "http://$(node_address):8888/"
 }
+# listens PORT: another program does, on all addresses; kubectl's proxy tells the API's version there.
+listens() {
+    "$KUBECTL" proxy --address=0.0.0.0 --port="$1" --accept-hosts=. >"$scratch/proxy" 2>&1 & listener=$!
+    within 15 prints gitVersion fetch "http://127.0.0.1:$1/version"
+}
+stops_listening() { kill "$listener"; wait "$listener" 2>/dev/null; listener=""; }
+# A port on which a program of the machine listens is that program's, until it ends.
+listened_port_waits() {
+    listens 8899 || return 1
+    k expose deployment backend --name=third-lb --type=LoadBalancer --port=8899 --target-port=6000 >/dev/null || return 1
+    event_says service/third-lb 'port 8899/TCP is taken by the program' || return 1
+    prints '<pending>' k get service third-lb && prints '8899/TCP is taken by the program' ondol why service/third-lb || return 1
+    prints gitVersion fetch "http://$(node_address):8899/version" || return 1
+    stops_listening
+    within 10 prints '"pod"' fetch "http://$(node_address):8899/"
+}
+listened_node_port() {
+    listens 30899 || return 1
+    local ports='{"spec":{"ports":[{"port":80,"targetPort":6000,"nodePort":30899}]}}'
+    k expose deployment backend --name=late-node --type=NodePort --port=80 --target-port=6000 --overrides="$ports" >/dev/null || return 1
+    event_says service/late-node 'port 30899/TCP of' || return 1
+    within 10 prints "it is not served at $(node_address):30899/TCP" ondol why service/late-node || return 1
+    prints gitVersion fetch "http://$(node_address):30899/version" && prints gitVersion fetch http://127.0.0.1:30899/version || return 1
+    stops_listening
+    within 10 prints '"pod"' fetch "http://$(node_address):30899/" && within 10 prints '"pod"' fetch http://127.0.0.1:30899/
+}
+# The ports of API and kubelet stay the node's.
+own_ports_are_kept() {
+    k expose deployment backend --name=greedy --type=LoadBalancer --port=10250 --target-port=6000 >/dev/null || return 1
+    event_says service/greedy 'port 10250/TCP is taken by the node itself' || return 1
+    k expose deployment backend --name=greedier --external-ip="$(node_address)" --port=10250 --target-port=6000 >/dev/null || return 1
+    event_says service/greedier "port 10250 of $(node_address) is the node's own" || return 1
+    if [ "$form" = together ]; then
+        local port; port=$(k config view --minify -o 'jsonpath={.clusters[0].cluster.server}')
+        k expose deployment backend --name=greediest --external-ip="$(node_address)" --port="${port##*:}" --target-port=6000 >/dev/null || return 1
+        event_says service/greediest "port ${port##*:} of $(node_address) is the node's own" || return 1
+    fi
+    get_in_pod "$(any_pod client)" http://backend:3306/
+}
+# What balancers ask of the node.
+health_port() {
+    local spec='{"spec":{"externalTrafficPolicy":"Local"}}' port
+    k expose deployment backend --name=checked --type=LoadBalancer --port=8877 --target-port=6000 --overrides="$spec" >/dev/null || return 1
+    port=$(value service/checked '{.spec.healthCheckNodePort}')
+    within 10 prints '"localEndpoints": 3' fetch -f "http://127.0.0.1:$port/" || return 1
+    prints '"serviceProxyHealthy": true' fetch -f "http://$(node_address):$port/" || return 1
+    k patch service checked -p '{"spec":{"selector":{"app":"nobody"}}}' >/dev/null || return 1
+    within 10 equals_status 503 "http://127.0.0.1:$port/" || return 1
+    k delete service checked >/dev/null
+    within 10 equals_status 000 "http://127.0.0.1:$port/"
+}
+equals_status() { equals "$(curl -s -o /dev/null -w '%{http_code}' --max-time 5 "$2")" "$1"; }
+# A user looks at his firewall with the distribution's own tool.
+listed_by_nft() {
+    k patch service backend -p '{"spec":{"sessionAffinity":"ClientIP"}}' >/dev/null || return 1
+    within 10 remembered && nft -j list ruleset >"$scratch/rules" && nft list tables >"$scratch/rules"
+    local done=$?
+    k patch service backend -p '{"spec":{"sessionAffinity":"None"}}' >/dev/null
+    return $done
+}
+remembered() { fetch "http://$(value service/backend '{.spec.clusterIP}'):3306/" && prints 'update @affinity' nft list ruleset; }
+# Killed and started again, the node answers names within a second, and denies none.
+names_come_back() {
+    local pid dns killed
+    pid=$(ps -e -o pid=,args= | awk '$2 == "/bin/busybox" && $4 == 36000 { print $1 }')
+    dns=$(k get service kube-dns -n kube-system -o 'jsonpath={.spec.clusterIP}')
+    [ -n "$pid" ] && [ -n "$dns" ] || { because "no process of the pod \"tools\", or no name server"; return 1; }
+    # From the pod's network, for nothing goes through a server that is dead.
+    resolves() { nsenter -t "$pid" --net busybox nslookup -type=a "$1.default.svc.cluster.local" "$dns" 2>&1; }
+    prints "$(value service/backend '{.spec.clusterIP}')" resolves backend || return 1
+    # Made at the last moment.
+    k create service clusterip newest --tcp=80:80 --clusterip="$(near "$dns")" >/dev/null || return 1
+    killed=$(kill_sets | tail -n 1)
+    # shellcheck disable=SC2086
+    kill -9 $killed
+    ondol up >"$scratch/up" 2>&1 &
+    local starting=$!
+    within 5 prints "Address: " is_named backend && within 25 prints "$(near "$dns")" is_named newest
+    local done=$?
+    wait "$starting" || { because "$(tail -n 2 "$scratch/up")"; return 1; }
+    return $done
+}
+# An address of the range of Services beside another.
+near() { echo "${1%.*}.77"; }
+# A name that exists is never denied, whatever else the answer is.
+is_named() {
+    local out; out=$(resolves "$1")
+    case $out in *NXDOMAIN*) echo "$1" >>"$scratch/denied" ;; esac
+    [ ! -s "$scratch/denied" ] || { because "denied: $(tr '\n' ' ' <"$scratch/denied")"; return 1; }
+    echo "$out"
+}
 # A node that was told its address answers there also to other machines.
 told_address_is_open() {
     within 10 in_server curl -sf --max-time 5 "http://$agent_address:$1/" && within 10 in_server curl -sf --max-time 5 "http://$agent_address:8888/"
@@ -143,6 +234,12 @@ point_4() {
     point 4.udp datagrams
     point 4.no-selector without_selector
     point 4.taken-port taken_port_waits
+    point 4.listened-port listened_port_waits
+    point 4.listened-node-port listened_node_port
+    point 4.own-ports own_ports_are_kept
+    point 4.health-port health_port
+    point 4.nft listed_by_nft
+    point 4.names-again names_come_back
     # The other form is told an address of the machine.
     if [ "$form" = apart ]; then
         point 4.node-ip told_address_is_open "$(value service/backend-node '{.spec.ports[0].nodePort}')"
