@@ -55,6 +55,11 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Server(_) | Verb::Agent(_) => true,
         _ => false,
     };
+    if stays {
+        // Directories of pods are for users of all sorts, whatever the shell that this was typed in says; what is
+        // secret says so itself.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    }
     log::start(!stays);
     match &arguments.verb {
         Verb::Up(options) => up::up(arguments, options, &clock),
