@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::names::GroupVersionKind;
 use crate::status::Status;
-use crate::value::{Str, Value, write_string};
+use crate::value::{Str, Value, write_number, write_string};
 
 /// How every body begins. The resource version goes right behind it when the object is written out.
 const BODY_START: &[u8] = br#"{"metadata":{"#;
@@ -459,21 +459,6 @@ impl Indexed {
     pub fn fields(&self) -> &[(Str, Str)] {
         &self.fields
     }
-}
-
-/// Appends a whole number.
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 impl From<OwnerReference> for Owner {

@@ -47,12 +47,18 @@ pub fn decode_as(
     options: &WriteOptions,
     caller: &Caller<'_>,
 ) -> Result<Value, Status> {
-    let said = api::schema::type_meta(body).map_err(|error| unrecognized(kind, &error, body))?;
-    check_envelope(kind, &said)?;
-    let decoded = api::schema::decode(ty, body, field_validation(options)).map_err(|error| match error {
-        DecodeError::Syntax(_) => unrecognized(kind, &error, body),
-        DecodeError::Type(_) | DecodeError::Strict(_) => cannot_be_handled(kind, &error),
-    })?;
+    let decoded = match api::schema::decode(ty, body, field_validation(options)) {
+        Ok(decoded) if is_said(kind, &decoded.value) => decoded,
+        // What is wrong is told in upstream's order: what it says that it is comes before its fields.
+        other => {
+            let said = api::schema::type_meta(body).map_err(|error| unrecognized(kind, &error, body))?;
+            check_envelope(kind, &said)?;
+            other.map_err(|error| match error {
+                DecodeError::Syntax(_) => unrecognized(kind, &error, body),
+                DecodeError::Type(_) | DecodeError::Strict(_) => cannot_be_handled(kind, &error),
+            })?
+        }
+    };
     decoded.warnings.into_iter().for_each(|warning| caller.warn(warning));
     let mut tree = decoded.value;
     tree.set(&["apiVersion"], kind.api_version());
@@ -82,6 +88,12 @@ fn cannot_be_handled(kind: &GroupVersionKind, why: &DecodeError) -> Status {
         "{name} in version \"{}\" cannot be handled as a {name}: {why}",
         kind.version
     ))
+}
+
+/// Whether a tree says nothing of what it is but `kind`.
+fn is_said(kind: &GroupVersionKind, tree: &Value) -> bool {
+    let is = |key: &str, expect: &str| tree.get(key).is_none_or(|said| said.as_str() == Some(expect));
+    is("kind", &kind.kind) && is("apiVersion", &kind.api_version())
 }
 
 /// `apiVersion` and `kind` may be absent, but not others than the request's.

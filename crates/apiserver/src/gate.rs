@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::inprocess::InProcess;
 use crate::limits;
 use crate::server::packed::Kept;
+use crate::server::run::Runs;
 use crate::storage::{Record, Storage};
 use crate::strategy::Strategy;
 use crate::subresource::connect::Dialer;
@@ -57,6 +58,8 @@ pub struct Gate {
     alone: Mutex<()>,
     /// Encodings that are kept beside objects.
     pub(crate) packed: Kept,
+    /// What several watches are told in one piece.
+    pub(crate) runs: Runs,
     /// Requests that change something.
     pub(crate) mutating: Arc<Semaphore>,
     /// Requests that only read.
@@ -81,6 +84,7 @@ impl Gate {
             watch_minimum: config.watch_minimum,
             alone: Mutex::new(()),
             packed: Kept::default(),
+            runs: Runs::default(),
             mutating: Arc::new(Semaphore::new(limits::MUTATING_IN_FLIGHT)),
             reading: Arc::new(Semaphore::new(limits::READS_IN_FLIGHT)),
             watching: Arc::new(Semaphore::new(limits::WATCHERS)),

@@ -116,6 +116,11 @@ impl Watcher {
         }
     }
 
+    /// The next thing, if it came together with what was given before.
+    pub fn take_waiting(&mut self) -> Option<Told> {
+        self.waiting.pop_front()
+    }
+
     /// A bookmark of what was told so far.
     pub fn bookmark(&mut self) -> Told {
         let event = WatchEvent::Bookmark { revision: self.feed.progress().0, initial_done: false };

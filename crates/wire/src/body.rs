@@ -51,6 +51,11 @@ impl Body {
         (sender, Self::Channel(receiver))
     }
 
+    /// Whether it goes on as long as somebody has something to say: nobody knows how long it is.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::Channel(_) | Self::Stream(_))
+    }
+
     /// A body that is polled from a stream.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Self {
         Self::Stream(Box::pin(stream))

@@ -270,7 +270,12 @@ impl Peer {
 
     /// A connection of many requests at once.
     pub async fn connect_multiplexed(&self) -> Result<Multiplexed> {
-        multiplexed(self.dial(&self.http2).await?, &self.tasks).await
+        multiplexed(self.dial_multiplexed().await?, &self.tasks).await
+    }
+
+    /// A stream on which HTTP/2 is spoken.
+    pub async fn dial_multiplexed(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.dial(&self.http2).await
     }
 
     async fn dial(
@@ -305,16 +310,6 @@ impl Peer {
     pub async fn ask(&self, sender: &mut Single, request: Request<Full<Bytes>>) -> Result<u64> {
         sender.ready().await?;
         self.read(sender.send_request(request).await?).await
-    }
-
-    /// The same on a connection of many requests.
-    pub async fn ask_multiplexed(
-        &self,
-        sender: &mut Multiplexed,
-        request: Request<Full<Bytes>>,
-    ) -> Result<u64> {
-        sender.ready().await?;
-        self.read(sender.send_request(absolute(request)?).await?).await
     }
 
     async fn read(&self, response: http::Response<hyper::body::Incoming>) -> Result<u64> {

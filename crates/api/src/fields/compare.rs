@@ -131,7 +131,7 @@ impl<'a> Side<'a> {
 
 /// How deep a struct lies, as far as it matters for what nobody owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
+pub(super) enum Level {
     Root,
     Metadata,
     Below,
@@ -166,17 +166,45 @@ impl Cursor {
 
 /// What is known of a place beyond its shape.
 #[derive(Clone, Copy)]
-struct Place {
-    shape: ShapeId,
-    list: List,
-    atomic: bool,
-    level: Level,
+pub(super) struct Place {
+    pub(super) shape: ShapeId,
+    pub(super) list: List,
+    pub(super) atomic: bool,
+    pub(super) level: Level,
 }
 
 impl Place {
-    fn element(shape: ShapeId) -> Self {
+    pub(super) fn element(shape: ShapeId) -> Self {
         Self { shape, list: List::Atomic, atomic: false, level: Level::Below }
     }
+
+    /// That of a member of a struct at `level`.
+    pub(super) fn of(field: &Field, level: Level) -> Self {
+        let metadata = level == Level::Root && field.name == "metadata";
+        Self {
+            shape: field.shape,
+            list: field.list,
+            atomic: field.map_atomic,
+            level: if metadata { Level::Metadata } else { Level::Below },
+        }
+    }
+}
+
+/// Whether nobody owns a member of a struct at `level`.
+pub(super) fn is_unowned(level: Level, name: &str) -> bool {
+    match level {
+        Level::Root => UNOWNED.contains(&name),
+        Level::Metadata => UNOWNED_METADATA.contains(&name),
+        Level::Below => false,
+    }
+}
+
+/// Whether Go has a member that JSON shows: not if it is a zero that Go leaves out.
+pub(super) fn shows(types: &Types, field: &Field, value: &Value) -> bool {
+    field.emit
+        || !value.is_empty()
+        || types.is_pointer(field.shape)
+        || matches!(types.bare(field.shape), Shape::Struct(_) | Shape::Raw | Shape::Json | Shape::IntOrString)
 }
 
 #[derive(Clone, Copy)]
@@ -253,7 +281,7 @@ impl Walk {
                 }
             }
             (Shape::List(element), Value::Array(values)) if place.list != List::Atomic => {
-                let mut elements = self.by_element(place.list, element, values).into_iter().peekable();
+                let mut elements = by_element(self.types, place.list, element, values).into_iter().peekable();
                 out.reserve(elements.len());
                 while let Some((step, value)) = elements.next() {
                     let mut alone = true;
@@ -277,15 +305,11 @@ impl Walk {
         for (name, value) in map.iter() {
             let Some(field) = cursor.find(name) else { continue };
             let Side::There(value) = self.side(Some(field), Some(value), Side::Zero) else { continue };
-            out.push_last(
-                PathElement::known(field.name),
-                true,
-                self.whole(self.place_of(field, level), value),
-            );
+            out.push_last(PathElement::known(field.name), true, self.whole(Place::of(field, level), value));
         }
         for field in ty.fields.iter().filter(|field| field.emit) {
             if map.get(field.name).is_none_or(Value::is_null) {
-                let node = self.node(self.place_of(field, level), Side::Absent, Side::Zero);
+                let node = self.node(Place::of(field, level), Side::Absent, Side::Zero);
                 out.push(PathElement::known(field.name), true, node.below.added);
             }
         }
@@ -339,9 +363,8 @@ impl Walk {
     ) {
         let place = match (whose, field) {
             (Members::Map(element), _) => Place::element(element),
-            (Members::Struct(_, Level::Root), _) if UNOWNED.contains(&name.as_str()) => return,
-            (Members::Struct(_, Level::Metadata), _) if UNOWNED_METADATA.contains(&name.as_str()) => return,
-            (Members::Struct(_, level), Some(field)) => self.place_of(field, level),
+            (Members::Struct(_, level), _) if is_unowned(level, name) => return,
+            (Members::Struct(_, level), Some(field)) => Place::of(field, level),
             (Members::Struct(..), None) => return,
         };
         let before = self.side(field, before, old);
@@ -358,16 +381,6 @@ impl Walk {
         out.push(&step, self.node(place, before, after));
     }
 
-    fn place_of(self, field: &Field, level: Level) -> Place {
-        let metadata = level == Level::Root && field.name == "metadata";
-        Place {
-            shape: field.shape,
-            list: field.list,
-            atomic: field.map_atomic,
-            level: if metadata { Level::Metadata } else { Level::Below },
-        }
-    }
-
     /// What Go sees of a member: zero where JSON shows nothing but the struct holds a value, nothing where JSON
     /// shows a zero that Go leaves out.
     fn side<'a>(self, field: Option<&Field>, value: Option<&'a Value>, parent: Side<'_>) -> Side<'a> {
@@ -377,13 +390,8 @@ impl Walk {
         match value {
             Some(Value::Null) | None if field.emit && !parent.is_absent() => Side::Zero,
             Some(Value::Null) | None => Side::Absent,
-            Some(value) if field.emit || !value.is_empty() => Side::There(value),
-            Some(value) => {
-                let bare = self.types.bare(field.shape);
-                let kept = self.types.is_pointer(field.shape)
-                    || matches!(bare, Shape::Struct(_) | Shape::Raw | Shape::Json | Shape::IntOrString);
-                if kept { Side::There(value) } else { Side::Absent }
-            }
+            Some(value) if shows(self.types, field, value) => Side::There(value),
+            Some(_) => Side::Absent,
         }
     }
 
@@ -404,15 +412,16 @@ impl Walk {
                 continue;
             }
             let (before, after) = (self.side(Some(field), None, old), self.side(Some(field), None, new));
-            out.push(&PathElement::known(field.name), self.node(self.place_of(field, level), before, after));
+            out.push(&PathElement::known(field.name), self.node(Place::of(field, level), before, after));
         }
     }
 
     /// Compares the elements of a set or of a list with keys.
     fn elements(self, list: List, element: ShapeId, old: &[Value], new: &[Value]) -> Comparison {
         let mut out = Comparison::default();
-        let mut olds = self.by_element(list, element, old);
-        let mut news = self.by_element(list, element, new);
+        let olds = by_element(self.types, list, element, old);
+        let news = by_element(self.types, list, element, new);
+        let (mut olds, mut news) = (olds.as_slice(), news.as_slice());
         let place = Place::element(element);
         loop {
             let order = match (olds.first(), news.first()) {
@@ -421,49 +430,54 @@ impl Walk {
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => return out,
             };
-            let before = if order.is_le() { take_same(&mut olds) } else { Vec::new() };
-            let after = if order.is_ge() { take_same(&mut news) } else { Vec::new() };
-            let Some((at, _)) = before.first().or(after.first()).cloned() else { return out };
+            let before = if order.is_le() { take_same(&mut olds) } else { &[] };
+            let after = if order.is_ge() { take_same(&mut news) } else { &[] };
+            let Some((at, _)) = before.first().or(after.first()) else { return out };
             match (before.len(), after.len()) {
                 (0..=1, 0..=1) => {
-                    let (before, after) = (only(&before), only(&after));
-                    out.push(&at, self.node(place, before, after));
+                    let (before, after) = (only(before), only(after));
+                    out.push(at, self.node(place, before, after));
                 }
                 // Duplicates are compared as one value.
                 (2.., 2..) => {
                     let mark = (before != after).then_some(Mark::Modified);
-                    out.push(&at, Node { mark, ..Node::default() });
+                    out.push(at, Node { mark, ..Node::default() });
                 }
                 (2.., _) => {
                     if !after.is_empty() {
-                        out.push(&at, self.node(place, Side::Absent, only(&after)));
+                        out.push(at, self.node(place, Side::Absent, only(after)));
                     }
-                    out.push(&at, Node { mark: Some(Mark::Removed), ..Node::default() });
+                    out.push(at, Node { mark: Some(Mark::Removed), ..Node::default() });
                 }
                 (_, _) => {
                     if !before.is_empty() {
-                        out.push(&at, self.node(place, only(&before), Side::Absent));
+                        out.push(at, self.node(place, only(before), Side::Absent));
                     }
-                    out.push(&at, Node { mark: Some(Mark::Added), ..Node::default() });
+                    out.push(at, Node { mark: Some(Mark::Added), ..Node::default() });
                 }
             }
         }
     }
+}
 
-    /// The elements with their steps, sorted by them. Elements without any key are left out.
-    fn by_element(self, list: List, element: ShapeId, values: &[Value]) -> Vec<(PathElement, &Value)> {
-        let ty = self.types.struct_of(element);
-        let step = |value: &Value| match (list, ty) {
-            (List::Set, _) if !matches!(value, Value::Object(_) | Value::Array(_) | Value::Null) => {
-                Some(PathElement::Value(Box::new(value.clone())))
-            }
-            (List::Map(_), Some(ty)) => key_of(list, ty, value.as_object()?),
-            _ => None,
-        };
-        let mut elements: Vec<_> = values.iter().filter_map(|value| Some((step(value)?, value))).collect();
-        elements.sort_by(|a, b| a.0.compare(&b.0));
-        elements
-    }
+/// The elements with their steps, sorted by them. Elements without any key are left out.
+pub(super) fn by_element<'a>(
+    types: &Types,
+    list: List,
+    element: ShapeId,
+    values: &'a [Value],
+) -> Vec<(PathElement, &'a Value)> {
+    let ty = types.struct_of(element);
+    let step = |value: &Value| match (list, ty) {
+        (List::Set, _) if !matches!(value, Value::Object(_) | Value::Array(_) | Value::Null) => {
+            Some(PathElement::Value(Box::new(value.clone())))
+        }
+        (List::Map(_), Some(ty)) => key_of(list, ty, value.as_object()?),
+        _ => None,
+    };
+    let mut elements: Vec<_> = values.iter().filter_map(|value| Some((step(value)?, value))).collect();
+    elements.sort_by(|a, b| a.0.compare(&b.0));
+    elements
 }
 
 /// The element that is there, if any.
@@ -471,10 +485,12 @@ fn only<'a>(elements: &[(PathElement, &'a Value)]) -> Side<'a> {
     elements.first().map_or(Side::Absent, |(_, value)| Side::There(value))
 }
 
-/// The first elements that have the same step.
-fn take_same<'a>(elements: &mut Vec<(PathElement, &'a Value)>) -> Vec<(PathElement, &'a Value)> {
+/// The first elements that have the same step; what is left comes behind them.
+fn take_same<'a, 'b>(elements: &mut &'b [(PathElement, &'a Value)]) -> &'b [(PathElement, &'a Value)] {
     let same = elements.iter().take_while(|(step, _)| step.compare(&elements[0].0).is_eq()).count();
-    elements.drain(..same).collect()
+    let (taken, left) = elements.split_at(same);
+    *elements = left;
+    taken
 }
 
 /// The step to an element of a list with keys: the keys that it has, or that have defaults.

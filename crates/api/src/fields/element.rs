@@ -133,7 +133,7 @@ pub fn compare_values(a: &Value, b: &Value) -> Ordering {
             Value::String(_) => 1,
             Value::Bool(_) => 2,
             Value::Array(_) => 3,
-            Value::Object(_) => 4,
+            Value::Object(_) | Value::Written(_) => 4,
             Value::Null => 5,
         }
     }

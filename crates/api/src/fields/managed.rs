@@ -7,6 +7,7 @@ use crate::value::{Map, Str, Value};
 
 use super::compare::compare;
 use super::set::FieldSet;
+use super::written;
 
 /// How many managers of updates an object remembers; older ones are merged.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -78,6 +79,13 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> Str {
 pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
     let mut entries = starting_point(old, new, write.subresource);
     new.remove(&["metadata", "managedFields"]);
+    // Of a new object the creator owns all.
+    if old.is_empty() && entries.is_empty() && write.reset.is_flat() {
+        if let Some(fields) = written::of_new(new, write.ty, write.reset) {
+            new.set(&["metadata", "managedFields"], vec![entry_of(write, FieldSet::new()).value(fields)]);
+        }
+        return;
+    }
     // An object that was never tracked stays so.
     let exists = old.str_at(&["metadata", "uid"]).is_some_and(|uid| !uid.is_empty());
     if entries.is_empty() && exists {
@@ -111,14 +119,13 @@ pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
 pub fn revert_times(old: &Value, new: &mut Value) {
     const PATH: [&str; 2] = ["metadata", "managedFields"];
     let (before, after) = (old.array_at(&PATH), new.array_at(&PATH));
-    let without_time = |entry: &Value| {
-        let mut entry = entry.clone();
-        entry.remove(&["time"]);
-        entry
-    };
+    fn timeless(entry: &Value) -> impl Iterator<Item = (&Str, &Value)> {
+        let members = entry.as_object().into_iter().flat_map(Map::iter);
+        members.filter(|(key, _)| *key != "time")
+    }
     let alike = before.len() == after.len()
-        && before != after
-        && before.iter().zip(after).all(|(a, b)| without_time(a) == without_time(b));
+        && before.iter().zip(after).all(|(a, b)| timeless(a).eq(timeless(b)))
+        && before != after;
     if !alike {
         return;
     }
@@ -191,6 +198,11 @@ impl Entry {
 
     /// As JSON.
     pub fn to_value(&self) -> Value {
+        self.value(self.fields.to_value())
+    }
+
+    /// The same with fields in a form of their own.
+    fn value(&self, fields: Value) -> Value {
         let operation = match self.operation {
             Operation::Apply => "Apply",
             Operation::Update => "Update",
@@ -199,7 +211,7 @@ impl Entry {
         let mut add = |key: &'static str, value: Value| pairs.push((Str::const_new(key), value));
         add("apiVersion", self.api_version.clone().into());
         add("fieldsType", "FieldsV1".into());
-        add("fieldsV1", self.fields.to_value());
+        add("fieldsV1", fields);
         for (key, text) in [("manager", &self.manager), ("operation", &operation.into())] {
             if !text.is_empty() {
                 add(key, text.clone().into());
@@ -214,22 +226,27 @@ impl Entry {
     }
 }
 
-/// The writer owns what it changed, since now.
-fn credit(entries: &mut Vec<Entry>, fields: FieldSet, write: &Write<'_>) {
+/// What the writer owns, since now.
+fn entry_of(write: &Write<'_>, fields: FieldSet) -> Entry {
     let manager = if write.manager.is_empty() { "unknown" } else { write.manager };
     // Upstream loses the time of those who scale when it carries the entry over to the scaled object.
     let time = match write.subresource {
         "scale" => String::new(),
         _ => crate::time::seconds(write.now),
     };
-    let entry = Entry {
+    Entry {
         manager: manager.into(),
         operation: Operation::Update,
         api_version: write.api_version.into(),
         subresource: write.subresource.into(),
         time: time.into(),
         fields,
-    };
+    }
+}
+
+/// The writer owns what it changed.
+fn credit(entries: &mut Vec<Entry>, fields: FieldSet, write: &Write<'_>) {
+    let entry = entry_of(write, fields);
     match entries.iter_mut().find(|other| other.is_same_manager(&entry)) {
         Some(own) => {
             own.fields = std::mem::take(&mut own.fields).union(entry.fields);

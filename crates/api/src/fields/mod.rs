@@ -8,6 +8,7 @@ pub mod element;
 pub mod managed;
 pub mod reset;
 pub mod set;
+mod written;
 
 pub use compare::{Comparison, compare};
 pub use element::PathElement;

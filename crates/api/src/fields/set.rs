@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::value::{Map, Str, Value};
+use crate::value::{Str, Value, parse, write_string};
 
 use super::element::{MalformedElement, PathElement};
 
@@ -194,23 +194,46 @@ impl FieldSet {
 
     /// As `fieldsV1`.
     pub fn to_value(&self) -> Value {
-        self.value(false)
+        let mut out = Vec::with_capacity(1024);
+        self.write(false, &mut out);
+        // It is made of texts.
+        Value::Written(String::from_utf8(out).unwrap_or_default().into())
     }
 
-    fn value(&self, also_self: bool) -> Value {
-        let mut pairs = Vec::with_capacity(self.0.len() + usize::from(also_self));
+    fn write(&self, also_self: bool, out: &mut Vec<u8>) {
+        out.push(b'{');
         if also_self && !self.is_empty() {
-            pairs.push((Str::const_new("."), Value::object()));
+            out.extend_from_slice(br#"".":{}"#);
         }
-        for entry in &self.0 {
-            pairs.push((entry.element.text(), entry.children.value(entry.member)));
+        let mut texts: Vec<(Str, &Entry)> =
+            self.0.iter().map(|entry| (entry.element.text(), entry)).collect();
+        // The order of texts differs from that of steps where keys are numbers.
+        texts.sort_by(|a, b| a.0.cmp(&b.0));
+        for (text, entry) in texts {
+            if out.last() != Some(&b'{') {
+                out.push(b',');
+            }
+            write_string(&text, out);
+            out.push(b':');
+            entry.children.write(entry.member, out);
         }
-        Value::Object(Map::from_pairs(pairs))
+        out.push(b'}');
+    }
+
+    /// Whether all of its paths have one step.
+    pub(super) fn is_flat(&self) -> bool {
+        self.0.iter().all(|entry| entry.member && entry.children.is_empty())
     }
 
     /// From `fieldsV1`.
     pub fn from_value(value: &Value) -> Result<Self, MalformedElement> {
-        Ok(read(value)?.0)
+        match value {
+            Value::Written(text) => {
+                let value = parse(text.as_bytes()).map_err(|_| MalformedElement(text.to_string()))?;
+                Ok(read(&value)?.0)
+            }
+            value => Ok(read(value)?.0),
+        }
     }
 }
 

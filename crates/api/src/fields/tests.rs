@@ -70,6 +70,76 @@ fn managed_fields_are_upstreams_to_the_leaf() {
 }
 
 #[test]
+fn the_fields_of_a_new_object_are_written_as_their_set_is() {
+    let reset = FieldSet::of(&[&["status"]]);
+    let mut seen = std::collections::HashSet::new();
+    for line in GOLDEN.lines() {
+        let step = parse(line.as_bytes()).unwrap();
+        let whole = step.get("object").unwrap();
+        let (ty, ..) = type_and_resource(whole);
+        // One object of each type and case is enough.
+        if !seen.insert((ty, step.str_at(&["case"]).unwrap().to_owned())) {
+            continue;
+        }
+        for object in with_parts_left_out(whole) {
+            let comparison = compare(&Value::object(), &object, ty);
+            let all = comparison.added.union(comparison.modified);
+            for reset in [&FieldSet::new(), &reset] {
+                let expect = all.recursive_difference(reset);
+                let written = written::of_new(&object, ty, reset);
+                assert_eq!(written, (!expect.is_empty()).then(|| expect.to_value()), "{object}");
+            }
+        }
+    }
+}
+
+/// An object, and what it is when one of its members, however deep, is empty, null, gone, or there twice.
+fn with_parts_left_out(whole: &Value) -> Vec<Value> {
+    let mut all = vec![whole.clone()];
+    let changes: [fn(&mut Value); 4] = [
+        |value| *value = Value::Null,
+        |value| *value = Value::object(),
+        |value| *value = Value::Array(Vec::new()),
+        |value| {
+            if let Some(elements) = value.as_array_mut() {
+                elements.extend(elements.clone());
+            }
+        },
+    ];
+    for place in 0.. {
+        for change in changes {
+            let mut object = whole.clone();
+            let mut left = place;
+            if !change_nth(&mut object, &mut left, change) {
+                return all;
+            }
+            all.push(object);
+        }
+    }
+    all
+}
+
+/// Changes the value that comes `left` values later in a walk; whether there was one.
+fn change_nth(value: &mut Value, left: &mut usize, change: fn(&mut Value)) -> bool {
+    let inner: Vec<&mut Value> = match value {
+        Value::Object(map) => map.iter_mut().map(|(_, value)| value).collect(),
+        Value::Array(elements) => elements.iter_mut().collect(),
+        _ => Vec::new(),
+    };
+    for each in inner {
+        if *left == 0 {
+            change(each);
+            return true;
+        }
+        *left -= 1;
+        if change_nth(each, left, change) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
 fn a_write_without_effect_keeps_its_time() {
     let old =
         json!({"metadata": {"managedFields": [{"manager": "a", "time": "2026-01-01T00:00:00Z"}]}, "x": 1});

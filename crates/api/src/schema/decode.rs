@@ -3,6 +3,10 @@
 //! The paths in messages are Go's: of fields only, without indices, with the names of inline structs. The paths of
 //! unknown and repeated fields are the user's: with indices, without inline structs.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::plan::room;
 use super::scan::{Scanner, Sort, number_value};
 use super::{DecodeError, base64, time};
 use crate::quantity::Quantity;
@@ -11,6 +15,9 @@ use crate::value::{Map, Str, Value};
 
 /// How many unknown and repeated fields are reported, as upstream.
 const MAX_STRICT_ERRORS: usize = 100;
+
+/// So many members of a map are looked through for one of the same name; of more, the names are remembered.
+const FEW_MEMBERS: usize = 16;
 
 /// What to do about unknown and repeated fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,9 +126,8 @@ pub fn decode(ty: TypeId, text: &[u8], validation: FieldValidation) -> Result<De
         tracking: validation != FieldValidation::Ignore,
         strict: Vec::new(),
         wrong: None,
-        go_struct: "",
-        go_path: Vec::new(),
-        path: String::new(),
+        steps: Vec::with_capacity(16),
+        pairs: Vec::with_capacity(64),
     };
     let value = match decoder.scan.sort()? {
         Sort::Object => decoder.structure(ty)?,
@@ -159,26 +165,34 @@ struct Decoder<'a> {
     strict: Vec<String>,
     /// The first value of a wrong type; reading goes on, for syntax comes first.
     wrong: Option<String>,
-    go_struct: &'static str,
-    go_path: Vec<&'static str>,
-    path: String,
+    /// The way to where it is; put into words only when something is wrong there.
+    steps: Vec<Step<'a>>,
+    /// The members of the objects that are being read, the innermost last: so each gets a block of its size.
+    pairs: Vec<(Str, Value)>,
+}
+
+/// One step of a way into the text.
+enum Step<'a> {
+    /// The field of a struct at an index.
+    Field(&'static Type, usize),
+    Element(usize),
+    Member(Cow<'a, str>),
 }
 
 type Result<T, E = DecodeError> = std::result::Result<T, E>;
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
     /// A struct; stands at its brace.
     fn structure(&mut self, ty: TypeId) -> Result<Value> {
-        let ty = self.types.get(ty);
+        let id = ty;
+        let ty = self.types.get(id);
         self.scan.enter_object()?;
-        let outer = std::mem::replace(&mut self.go_struct, ty.short_name());
-        let depth = self.go_path.len();
-        let mut seen = Seen::default();
-        let mut pairs: Vec<(Str, Value)> = Vec::new();
+        let start = self.pairs.len();
+        let (mut seen, mut guess) = (Seen::default(), Guess::default());
         let mut first = true;
         while let Some(key) = self.scan.next_key(first)? {
             first = false;
-            let Some(index) = ty.field_index(&key) else {
+            let Some(index) = guess.field_index(ty, &key) else {
                 self.strict_error("unknown field", &key);
                 self.scan.skip()?;
                 continue;
@@ -188,51 +202,78 @@ impl Decoder<'_> {
             if again {
                 self.strict_error("duplicate field", field.name);
             }
-            push_inline_names(self.types, ty, index, &mut self.go_path);
-            self.go_path.push(field.name);
-            let length = self.path.len();
-            self.step(field.name);
+            self.steps.push(Step::Field(ty, index));
             let value = self.value(field.shape)?;
-            self.path.truncate(length);
-            self.go_path.truncate(depth);
+            self.steps.pop();
             // Null leaves what an earlier member of the same name said.
-            if again && value != Value::Null {
-                pairs.retain(|(name, _)| name != field.name);
+            if again
+                && value != Value::Null
+                && let Some(earlier) = self.pairs[start..].iter().position(|(name, _)| name == field.name)
+            {
+                self.pairs.remove(start + earlier);
             }
             if field.off.is_none() && !is_zero(self.types, field.shape, &value) {
-                pairs.push((Str::const_new(field.name), value));
+                self.pairs.push((Str::const_new(field.name), value));
             }
         }
-        self.go_struct = outer;
-        Ok(Value::Object(Map::from_pairs(pairs)))
+        Ok(self.object(start, room(id)))
     }
 
-    fn step(&mut self, name: &str) {
-        if self.tracking {
-            if !self.path.is_empty() {
-                self.path.push('.');
-            }
-            self.path.push_str(name);
-        }
+    /// The object of the members from `start` on, with room for some more.
+    fn object(&mut self, start: usize, room: usize) -> Value {
+        let mut pairs = Vec::with_capacity(self.pairs.len() - start + room);
+        pairs.extend(self.pairs.drain(start..));
+        Value::Object(Map::from_pairs(pairs))
     }
 
     fn strict_error(&mut self, word: &str, name: &str) {
         if !self.tracking || self.strict.len() >= MAX_STRICT_ERRORS {
             return;
         }
-        let dot = if self.path.is_empty() { "" } else { "." };
-        let path = crate::validation::cause::quoted(&format!("{}{dot}{name}", self.path));
-        let message = format!("{word} {path}");
+        let mut path = self.path();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        let message = format!("{word} {}", crate::validation::cause::quoted(&path));
         if !self.strict.contains(&message) {
             self.strict.push(message);
         }
     }
 
+    /// The way as users write it.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for step in &self.steps {
+            let name = match step {
+                Step::Field(ty, index) => ty.fields[*index].name,
+                Step::Member(name) => name,
+                Step::Element(index) => {
+                    path.push_str(&format!("[{index}]"));
+                    continue;
+                }
+            };
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(name);
+        }
+        path
+    }
+
     fn type_error(&self, what: &str, go_type: &str) -> String {
+        let mut go_struct = "";
+        let mut names = Vec::new();
+        for step in &self.steps {
+            if let Step::Field(ty, index) = step {
+                go_struct = ty.short_name();
+                push_inline_names(self.types, ty, *index, &mut names);
+                names.push(ty.fields[*index].name);
+            }
+        }
         format!(
-            "json: cannot unmarshal {what} into Go struct field {}.{} of type {go_type}",
-            self.go_struct,
-            self.go_path.join(".")
+            "json: cannot unmarshal {what} into Go struct field {go_struct}.{} of type {go_type}",
+            names.join(".")
         )
     }
 
@@ -290,12 +331,9 @@ impl Decoder<'_> {
         self.scan.enter_array()?;
         let mut elements = Vec::new();
         while self.scan.next_element(elements.is_empty())? {
-            let length = self.path.len();
-            if self.tracking {
-                self.path.push_str(&format!("[{}]", elements.len()));
-            }
+            self.steps.push(Step::Element(elements.len()));
             let value = self.value(element)?;
-            self.path.truncate(length);
+            self.steps.pop();
             elements.push(or_zero(self.types, element, value));
         }
         Ok(Value::Array(elements))
@@ -303,20 +341,21 @@ impl Decoder<'_> {
 
     fn map(&mut self, element: ShapeId) -> Result<Value> {
         self.scan.enter_object()?;
-        let mut pairs: Vec<(Str, Value)> = Vec::new();
+        let start = self.pairs.len();
+        let mut names = HashSet::new();
         let mut first = true;
         while let Some(key) = self.scan.next_key(first)? {
             first = false;
-            if self.tracking && pairs.iter().any(|(other, _)| *other == key) {
+            if self.tracking && is_again(&self.pairs[start..], &mut names, &key) {
                 self.strict_error("duplicate field", &key);
             }
-            let length = self.path.len();
-            self.step(&key);
+            let name = Str::from(&*key);
+            self.steps.push(Step::Member(key));
             let value = self.value(element)?;
-            self.path.truncate(length);
-            pairs.push((key.into(), or_zero(self.types, element, value)));
+            self.steps.pop();
+            self.pairs.push((name, or_zero(self.types, element, value)));
         }
-        Ok(Value::Object(Map::from_pairs(pairs)))
+        Ok(self.object(start, 0))
     }
 
     fn integer(&mut self, shape: ShapeId, min: i64, max: i64) -> Result<Value> {
@@ -392,6 +431,17 @@ impl Decoder<'_> {
     }
 }
 
+/// Whether a member of that name was read before. `names` holds the names of all `members` once they are many.
+fn is_again(members: &[(Str, Value)], names: &mut HashSet<Str>, key: &str) -> bool {
+    if members.len() <= FEW_MEMBERS {
+        return members.iter().any(|(name, _)| name == key);
+    }
+    if names.is_empty() {
+        names.extend(members.iter().map(|(name, _)| name.clone()));
+    }
+    !names.insert(Str::from(key))
+}
+
 /// A resource list whose amounts are no finer than a thousandth, to which upstream rounds them up.
 fn thousandths(mut list: Value) -> Value {
     for (_, amount) in list.as_object_mut().into_iter().flat_map(Map::iter_mut) {
@@ -426,6 +476,32 @@ impl Seen {
         let before = self.0[word] & bit != 0;
         self.0[word] |= bit;
         before
+    }
+}
+
+/// Finds fields by names that mostly come in the order of the struct, as Go's clients write them, or sorted.
+#[derive(Default)]
+struct Guess {
+    /// The index behind the last field.
+    next: usize,
+    /// The rank behind the last field, in the order of names.
+    rank: usize,
+}
+
+impl Guess {
+    /// How many that are left out a guess gets over.
+    const LEFT_OUT: usize = 3;
+
+    fn field_index(&mut self, ty: &Type, name: &str) -> Option<usize> {
+        let near = ty.fields.iter().enumerate().skip(self.next).take(Self::LEFT_OUT);
+        let index =
+            near.into_iter().find(|(_, field)| field.name == name).map(|(index, _)| index).or_else(|| {
+                let (index, rank) = ty.find(self.rank, Self::LEFT_OUT, name)?;
+                self.rank = rank + 1;
+                Some(index)
+            })?;
+        self.next = index + 1;
+        Some(index)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Makes an object what upstream writes.
 
 use super::decode::{embedded_struct, is_zero, zero};
+use super::plan::plan;
 use crate::table::{Shape, ShapeId, TypeId, Types, types};
 use crate::value::{Map, Str, Value};
 
@@ -12,14 +13,17 @@ pub fn finish(ty: TypeId, value: &mut Value) {
     }
 }
 
-fn structure(types: &Types, ty: TypeId, map: &mut Map) {
-    let ty = types.get(ty);
+fn structure(types: &Types, id: TypeId, map: &mut Map) {
+    let ty = types.get(id);
+    let mut fields = ty.by_name().peekable();
     map.retain(|key, value| {
-        let Some(field) = ty.field(key) else { return true };
+        while fields.next_if(|field| field.name < key).is_some() {}
+        let Some(field) = fields.next_if(|field| field.name == key) else { return true };
         shape_of(types, field.shape, value);
         field.emit || !is_zero(types, field.shape, value)
     });
-    for field in ty.fields.iter().filter(|field| field.emit) {
+    for at in &plan(id).emitted {
+        let field = &ty.fields[usize::from(*at)];
         if let Some(value) = map.get(field.name) {
             // An empty list does not survive upstream's storage: it comes back as none.
             if value.is_empty() && matches!(types.bare(field.shape), Shape::List(_) | Shape::Map(..)) {

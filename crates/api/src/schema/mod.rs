@@ -19,6 +19,7 @@ mod derived;
 pub mod descriptions;
 mod finish;
 pub mod openapi;
+mod plan;
 pub mod protobuf;
 mod scan;
 mod time;

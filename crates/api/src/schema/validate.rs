@@ -3,6 +3,9 @@
 //! Rules that look at several fields or at the object's past are a strategy's. Metadata has its own rules
 //! ([`crate::validation::metadata`]), and status is not looked at: upstream checks little of it, and by hand.
 
+use std::collections::HashSet;
+
+use super::plan::plan;
 use crate::status::Cause;
 use crate::table::{Bounds, Field, Shape, ShapeId, TypeId, Types, types};
 use crate::validation::{Path, cause, names};
@@ -25,7 +28,8 @@ struct Checker {
 impl Checker {
     fn structure(&mut self, ty: TypeId, map: &Map, path: &Path, root: bool) {
         let nothing = Value::object();
-        for field in &self.types.get(ty).fields {
+        let fields = &self.types.get(ty).fields;
+        for field in plan(ty).checked.iter().map(|at| &fields[usize::from(*at)]) {
             if root && matches!(field.name, "metadata" | "status") {
                 continue;
             }
@@ -78,10 +82,11 @@ impl Checker {
         match (self.types.bare(shape), value) {
             (Shape::Struct(ty), Value::Object(map)) => self.structure(ty, map, path, false),
             (Shape::List(element), Value::Array(elements)) => {
+                let mut seen = HashSet::new();
                 for (index, each) in elements.iter().enumerate() {
                     self.shape(element, each, &path.index(index), None);
                     // Upstream, too, says what is wrong with an element before it says that it is there twice.
-                    self.causes.extend(key.and_then(|key| repeated(&elements[..index], each, key, path)));
+                    self.causes.extend(key.and_then(|key| repeated(elements, index, key, &mut seen, path)));
                 }
             }
             (Shape::Map(_, element), Value::Object(map)) => {
@@ -124,15 +129,14 @@ impl Checker {
 
     fn one_of(&mut self, known: &'static str, shape: ShapeId, value: &Value, at: &Path) {
         let Some(text) = value.as_str() else { return };
-        let listed: Vec<&str>;
-        let known: &[&str] = if known.is_empty() {
-            self.types.values(shape)
-        } else {
-            listed = known.split('|').collect();
-            &listed
-        };
-        if !known.contains(&text) {
-            self.causes.push(cause::not_supported(at, text, known));
+        let named = self.types.values(shape);
+        if known.is_empty() {
+            if !named.contains(&text) {
+                self.causes.push(cause::not_supported(at, text, named));
+            }
+        } else if !known.split('|').any(|word| word == text) {
+            let known: Vec<&str> = known.split('|').collect();
+            self.causes.push(cause::not_supported(at, text, &known));
         }
     }
 
@@ -152,15 +156,30 @@ impl Checker {
     }
 }
 
-/// What is wrong if the part `key` of an element (empty: all of it) is there in one before it.
-fn repeated(before: &[Value], element: &Value, key: &str, list: &Path) -> Option<Cause> {
-    let part = |element: &Value| {
+/// So many elements of a list are compared one by one; of more, the texts of their keys are remembered.
+const FEW_ELEMENTS: usize = 16;
+
+/// What is wrong if the part `key` of the element at `index` (empty: all of it) is there in one before it. `seen`
+/// holds those parts of the elements of a long list that were asked about.
+fn repeated(
+    elements: &[Value],
+    index: usize,
+    key: &str,
+    seen: &mut HashSet<Vec<u8>>,
+    list: &Path,
+) -> Option<Cause> {
+    fn part<'a>(element: &'a Value, key: &str) -> Option<&'a Value> {
         let part = if key.is_empty() { Some(element) } else { element.get(key) };
-        part.filter(|part| !part.is_empty()).cloned()
+        part.filter(|part| !part.is_empty())
+    }
+    let own = part(&elements[index], key)?;
+    let again = if elements.len() <= FEW_ELEMENTS {
+        elements[..index].iter().any(|other| part(other, key) == Some(own))
+    } else {
+        !seen.insert(own.to_bytes())
     };
-    let own = part(element)?;
-    before.iter().any(|other| part(other).as_ref() == Some(&own)).then(|| {
-        let place = list.index(before.len());
-        cause::duplicate(if key.is_empty() { place } else { place.child(key) }, own)
+    again.then(|| {
+        let place = list.index(index);
+        cause::duplicate(if key.is_empty() { place } else { place.child(key) }, own.clone())
     })
 }

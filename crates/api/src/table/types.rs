@@ -340,12 +340,27 @@ impl Type {
         self.by_name.get(rank).map(|index| &self.fields[usize::from(*index)])
     }
 
+    /// The fields in the order of their names, for walks beside sorted members.
+    pub fn by_name(&self) -> impl Iterator<Item = &Field> {
+        self.by_name.iter().map(|index| &self.fields[usize::from(*index)])
+    }
+
     /// The index in `fields` of the field of that name.
     pub fn field_index(&self, name: &str) -> Option<usize> {
         self.by_name
             .binary_search_by(|index| self.fields[usize::from(*index)].name.cmp(name))
             .ok()
             .map(|at| usize::from(self.by_name[at]))
+    }
+
+    /// The field of that name by its index in `fields` and its rank in the order of names, looked for first among the
+    /// `near` ones from a rank on.
+    pub(crate) fn find(&self, rank: usize, near: usize, name: &str) -> Option<(usize, usize)> {
+        let named = |rank: &usize| self.nth_by_name(*rank).is_some_and(|field| field.name == name);
+        let rank = (rank..rank + near).find(named).or_else(|| {
+            self.by_name.binary_search_by(|index| self.fields[usize::from(*index)].name.cmp(name)).ok()
+        })?;
+        Some((usize::from(self.by_name[rank]), rank))
     }
 
     /// The last word of the name: `PodSpec`.

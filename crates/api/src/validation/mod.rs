@@ -16,19 +16,25 @@ pub mod selectors;
 
 use std::fmt;
 
-/// Where something is: `spec.containers[0].image`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Path(String);
+use smallvec::SmallVec;
+
+/// Where something is: `spec.containers[0].image`. Paths are made for every field of every write and looked at only when
+/// something is wrong, so those of the usual length need no heap block.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Path(SmallVec<[u8; PATH_USUAL_BYTES]>);
+
+/// How long most paths are at most.
+const PATH_USUAL_BYTES: usize = 96;
 
 impl Path {
     /// The first name.
     pub fn root(name: &str) -> Self {
-        Self(name.to_owned())
+        Self(SmallVec::from_slice(name.as_bytes()))
     }
 
     /// A member of it.
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { self.with(".", name, "") }
+        if self.0.is_empty() { Self::root(name) } else { self.with(".", name, "") }
     }
 
     /// An element of it.
@@ -41,30 +47,36 @@ impl Path {
         self.with("[", key, "]")
     }
 
-    /// Paths are made for every field of every write, so without the detour of formatting.
     fn with(&self, before: &str, step: &str, behind: &str) -> Self {
-        let mut path = String::with_capacity(self.0.len() + before.len() + step.len() + behind.len());
-        for part in [self.0.as_str(), before, step, behind] {
-            path.push_str(part);
+        let mut path = SmallVec::from_slice(&self.0);
+        for part in [before, step, behind] {
+            path.extend_from_slice(part.as_bytes());
         }
         Self(path)
     }
 
     /// As text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It was put together of texts.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Path({:?})", self.as_str())
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl From<&str> for Path {
     fn from(path: &str) -> Self {
-        Self(path.to_owned())
+        Self::root(path)
     }
 }
 

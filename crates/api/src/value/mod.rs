@@ -9,13 +9,13 @@ mod write;
 use compact_str::CompactString;
 
 pub use parse::{Duplicate, MAX_DEPTH, ParseError, Parsed, parse, parse_tracking_duplicates};
-pub use write::{plain_bytes, write_string};
+pub use write::{plain_bytes, write_number, write_string};
 
 /// A string that needs no heap block up to 24 bytes.
 pub type Str = CompactString;
 
 /// Any JSON value. Whole numbers that fit are `Int`, as Go's `int64`; all others are `Float`.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Value {
     /// `null`
     #[default]
@@ -32,6 +32,9 @@ pub enum Value {
     Array(Vec<Value>),
     /// An object.
     Object(Map),
+    /// An object as [`Value::write_to`] writes it, for what is made only to be written: the fields that somebody owns.
+    /// Nothing is found in it; it equals the object that it is the text of. No parser makes one.
+    Written(Box<str>),
 }
 
 /// The members of a JSON object, sorted by key, each key once.
@@ -119,6 +122,7 @@ impl Value {
             Self::String(text) => text.is_empty(),
             Self::Array(elements) => elements.is_empty(),
             Self::Object(map) => map.is_empty(),
+            Self::Written(text) => &**text == "{}",
         }
     }
 
@@ -130,7 +134,7 @@ impl Value {
             Self::Int(_) | Self::Float(_) => "number",
             Self::String(_) => "string",
             Self::Array(_) => "array",
-            Self::Object(_) => "object",
+            Self::Object(_) | Self::Written(_) => "object",
         }
     }
 
@@ -186,6 +190,24 @@ impl Value {
     pub fn remove(&mut self, path: &[&str]) -> Option<Value> {
         let (last, parents) = path.split_last()?;
         self.at_mut(parents)?.as_object_mut()?.remove(last)
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Int(a), Self::Int(b)) => a == b,
+            (Self::Float(a), Self::Float(b)) => a == b,
+            (Self::String(a), Self::String(b)) => a == b,
+            (Self::Array(a), Self::Array(b)) => a == b,
+            (Self::Object(a), Self::Object(b)) => a == b,
+            (Self::Written(a), Self::Written(b)) => a == b,
+            (Self::Written(text), object @ Self::Object(_))
+            | (object @ Self::Object(_), Self::Written(text)) => object.to_bytes() == text.as_bytes(),
+            _ => false,
+        }
     }
 }
 
@@ -398,6 +420,18 @@ mod tests {
         let map =
             Map::from_pairs(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
         assert_eq!(Value::from(map).to_string(), r#"{"a":2,"b":3}"#);
+    }
+
+    #[test]
+    fn what_is_written_already_equals_its_object() {
+        let object = json!({"a": {"b": [1, "x"]}, "c": null});
+        let written = Value::Written(object.to_string().into());
+        assert_eq!(written, object);
+        assert_eq!(object, written);
+        assert_ne!(written, json!({"a": 1}));
+        assert_eq!(json!({"in": (written.clone())}).to_string(), json!({"in": (object.clone())}).to_string());
+        assert_eq!(serde_json::to_value(&written).unwrap(), serde_json::to_value(&object).unwrap());
+        assert!(!written.is_empty() && Value::Written("{}".into()).is_empty());
     }
 
     #[test]

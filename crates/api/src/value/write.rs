@@ -36,7 +36,14 @@ impl Value {
                 }
                 out.push(b'}');
             }
-            Self::Int(_) | Self::Float(_) => {
+            Self::Written(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Int(number) => {
+                if *number < 0 {
+                    out.push(b'-');
+                }
+                write_number(number.unsigned_abs(), out);
+            }
+            Self::Float(_) => {
                 serde_json::to_writer(&mut *out, self).expect("a number is always JSON, and a Vec takes all");
             }
         }
@@ -48,6 +55,21 @@ impl Value {
         self.write_to(&mut out);
         out
     }
+}
+
+/// Appends a whole number.
+pub fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// How many bytes at the beginning stand for themselves in a JSON string. They are looked at sixteen at a time.
@@ -98,6 +120,9 @@ impl Serialize for Value {
                     members.serialize_entry(key.as_str(), value)?;
                 }
                 members.end()
+            }
+            Self::Written(text) => {
+                super::parse(text.as_bytes()).map_err(serde::ser::Error::custom)?.serialize(serializer)
             }
         }
     }

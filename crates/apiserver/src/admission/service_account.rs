@@ -23,6 +23,9 @@ const TOKEN_SECONDS: i64 = 3607;
 const FILE_MODE: i64 = 0o644;
 /// Marks the image of a pod that a node runs by itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Members of an account that pods take over.
+const AUTOMOUNT: &str = "automountServiceAccountToken";
+const PULL_SECRETS: &str = "imagePullSecrets";
 /// Asks that pods mount none but the account's own secrets.
 const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
@@ -46,12 +49,13 @@ impl Plugin for ServiceAccount {
             pod.set(&["spec", "serviceAccount"], DEFAULT);
         }
         let name = Str::from(account_name(pod));
-        let account = find(attributes, lookups, &name)?.to_tree();
+        let account = find(attributes, lookups, &name)?;
+        let account = tree_with(&account, &[AUTOMOUNT, PULL_SECRETS]);
         let Some(pod) = attributes.object.as_deref_mut() else { return Ok(()) };
         if wants_token(pod, &account) {
             mount_token(pod, lookups);
         }
-        let secrets = account.array_at(&["imagePullSecrets"]);
+        let secrets = account.array_at(&[PULL_SECRETS]);
         if pod.array_at(&["spec", "imagePullSecrets"]).is_empty() && !secrets.is_empty() {
             pod.set(&["spec", "imagePullSecrets"], Value::Array(secrets.to_vec()));
         }
@@ -72,7 +76,8 @@ impl Plugin for ServiceAccount {
             let why = format!("no service account specified for pod {}/{pod_name}", attributes.namespace);
             return Err(attributes.forbidden(&why));
         }
-        let account = find(attributes, lookups, name)?.to_tree();
+        let account = find(attributes, lookups, name)?;
+        let account = tree_with(&account, &[ENFORCE_MOUNTABLE]);
         let enforced = account.str_at(&["metadata", "annotations", ENFORCE_MOUNTABLE]);
         if enforced.is_some_and(|word| matches!(word, "true" | "True" | "TRUE" | "1" | "t" | "T")) {
             mountable(pod, &account).map_err(|why| attributes.forbidden(&why))?;
@@ -98,9 +103,15 @@ fn find(attributes: &Attributes<'_>, lookups: &dyn Lookups, name: &str) -> Resul
     })
 }
 
+/// The account as a tree; an empty one if none of `words` is in it: most accounts say nothing, and every pod asks.
+fn tree_with(account: &Object, words: &[&str]) -> Value {
+    let text = str::from_utf8(account.body()).unwrap_or_default();
+    if words.iter().any(|word| text.contains(word)) { account.to_tree() } else { Value::object() }
+}
+
 fn wants_token(pod: &Value, account: &Value) -> bool {
     pod.bool_at(&["spec", "automountServiceAccountToken"])
-        .or_else(|| account.bool_at(&["automountServiceAccountToken"]))
+        .or_else(|| account.bool_at(&[AUTOMOUNT]))
         .unwrap_or(true)
 }
 

@@ -3,6 +3,7 @@
 pub mod health;
 pub mod packed;
 pub mod render;
+pub mod run;
 mod watching;
 mod yaml;
 

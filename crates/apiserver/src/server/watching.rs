@@ -18,7 +18,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use wire::{Body, Response};
 
-use super::{Exchange, header, render};
+use super::{Exchange, header, render, run};
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::limits;
@@ -73,6 +73,7 @@ pub(super) fn respond(
         headings_due: accepted.shape == Shape::Table,
         watcher,
         turns: turns(gate, deadline, query.flag("allowWatchBookmarks")),
+        overhang: None,
         was_told: false,
         ended: false,
         _slot: slot,
@@ -163,6 +164,8 @@ struct Stream {
     headings_due: bool,
     watcher: Watcher,
     turns: Turns,
+    /// What was too long for the run before it.
+    overhang: Option<Bytes>,
     /// Whether anything was told since the last turn for a bookmark.
     was_told: bool,
     ended: bool,
@@ -174,6 +177,9 @@ impl futures::Stream for Stream {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        if let Some(first) = this.overhang.take() {
+            return Poll::Ready(Some(Ok(this.run(first))));
+        }
         while !this.ended {
             if let Poll::Ready(next) = this.watcher.poll(context) {
                 return Poll::Ready(this.told(next).map(Ok));
@@ -201,15 +207,13 @@ impl futures::Stream for Stream {
 }
 
 impl Stream {
-    /// The bytes of what the watcher gave. They are shared with all other watches of this form; what has gathered for
-    /// one that lags is written together by its connection.
+    /// The bytes of what the watcher gave. They are shared with all other watches of this form.
     fn told(&mut self, next: Option<Result<Told, Status>>) -> Option<Bytes> {
         match next {
             Some(Ok(told)) => {
                 self.was_told = true;
-                let frame = self.frame(&told);
-                self.headings_due = false;
-                Some(frame)
+                let first = self.piece(&told);
+                Some(self.run(first))
             }
             Some(Err(status)) => {
                 self.ended = true;
@@ -220,6 +224,28 @@ impl Stream {
                 None
             }
         }
+    }
+
+    /// An event and what has gathered behind it, as far as it fits into one run.
+    fn run(&mut self, first: Bytes) -> Bytes {
+        let mut bytes = first.len();
+        let mut pieces = vec![first];
+        while let Some(told) = self.watcher.take_waiting() {
+            let piece = self.piece(&told);
+            bytes += piece.len();
+            if bytes > run::RUN_BYTES {
+                self.overhang = Some(piece);
+                break;
+            }
+            pieces.push(piece);
+        }
+        self.gate.runs.joined(pieces)
+    }
+
+    fn piece(&mut self, told: &Told) -> Bytes {
+        let piece = self.frame(told);
+        self.headings_due = false;
+        piece
     }
 
     fn frame(&self, told: &Told) -> Bytes {

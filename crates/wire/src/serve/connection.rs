@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::gather::{self, Cork, Corked};
+use super::lasting::{self, Lasting, Spawner};
 use super::{Limits, ServerTls, Service};
 use crate::{Body, Request, Response, tls};
 
@@ -80,7 +81,7 @@ pub(super) async fn serve<S: Service>(shared: Arc<Shared<S>>, stream: TcpStream,
     let cork = Cork::default();
     let handshake = TlsAcceptor::from(server.config.clone()).accept(Corked::new(stream, cork.clone()));
     let limited = shared.clock.timeout(shared.limits.handshake_timeout, shared.abort.or(handshake));
-    let stream = match limited.await {
+    let mut stream = match limited.await {
         Some(Some(Ok(stream))) => stream,
         Some(Some(Err(error))) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         _ => return tracing::debug!(%peer, "TLS handshake took too long"),
@@ -92,6 +93,9 @@ pub(super) async fn serve<S: Service>(shared: Arc<Shared<S>>, stream: TcpStream,
         client: tls::ClientCertificate::check(chain, &server.client_roots, shared.clock.now()),
     });
     let http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
+    if http2 {
+        stream.get_mut().1.set_buffer_limit(Some(gather::HELD_BYTES));
+    }
     exchange(&shared, stream, info, if http2 { Version::Http2 } else { Version::Http1 }, cork).await;
 }
 
@@ -101,8 +105,8 @@ enum Version {
     Either,
 }
 
-fn builder(limits: &Limits, version: &Version, tasks: &Tasks) -> auto::Builder<Spawner> {
-    let mut builder = auto::Builder::new(Spawner(tasks.clone()));
+fn builder(limits: &Limits, version: &Version, spawner: Spawner) -> auto::Builder<Spawner> {
+    let mut builder = auto::Builder::new(spawner);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -146,19 +150,23 @@ async fn exchange<S: Service, I>(
         async move {
             let request = request.map(Body::Incoming);
             let response = answer(&shared.service, request, info).await;
+            if response.body().lasts() {
+                lasting::mark();
+            }
             // A response counts as running until its body is gone: a watch is not idleness.
             let (parts, body) = response.into_parts();
             Ok::<_, Infallible>(http::Response::from_parts(parts, Counted { body, _running: running }))
         }
     });
-    let builder = builder(limits, &version, &shared.tasks);
+    let (lasting, spawner) = lasting::lasting(&shared.tasks);
+    let builder = builder(limits, &version, spawner);
     if matches!(version, Version::Http2) {
         let (gathering, sender) = gather::gathering(io, cork);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(gathering), service);
-        drive(shared, connection, |context| sender.send(context), peer, &activity).await;
+        drive(shared, connection, lasting, |context| sender.send(context), peer, &activity).await;
     } else {
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-        drive(shared, connection, |_| Poll::Ready(Ok(())), peer, &activity).await;
+        drive(shared, connection, lasting, |_| Poll::Ready(Ok(())), peer, &activity).await;
     }
 }
 
@@ -172,10 +180,11 @@ enum Turn {
     Idle,
 }
 
-/// Polls a connection to its end; `send` comes after each poll.
+/// Polls a connection to its end: what lasts before it, `send` after it.
 async fn drive<S: Service, C: Connection>(
     shared: &Arc<Shared<S>>,
     connection: C,
+    mut lasting: Lasting,
     mut send: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<()>>,
     peer: SocketAddr,
     activity: &Arc<Activity>,
@@ -194,6 +203,7 @@ async fn drive<S: Service, C: Connection>(
     let mut seen = activity.begun();
     loop {
         let traffic = std::future::poll_fn(|context| {
+            lasting.poll(context);
             let outcome = connection.as_mut().poll(context);
             // A stream that is broken tells the connection so when it is used next.
             let _ = send(context);
@@ -313,15 +323,5 @@ impl http_body::Body for Counted {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Starts hyper's HTTP/2 streams as tasks of this server.
-#[derive(Clone)]
-struct Spawner(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
-    fn execute(&self, future: F) {
-        self.0.spawn("http2 stream", future);
     }
 }

@@ -12,8 +12,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much goes out in the middle of a poll. TLS holds back 64 KiB at most.
-const CORKED_BYTES: usize = 32 * 1024;
+/// How much goes out in the middle of a poll. A call into the kernel costs as much as the encryption of some of this, and
+/// wakes the client, too.
+const CORKED_BYTES: usize = 128 * 1024;
+/// How much TLS may hold back: what is corked, and a record that was not yet looked at.
+pub(super) const HELD_BYTES: usize = 2 * CORKED_BYTES;
 
 /// Whether a stream is corked. It is not until somebody says so.
 #[derive(Clone, Default)]

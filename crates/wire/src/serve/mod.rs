@@ -6,6 +6,7 @@
 
 mod connection;
 mod gather;
+mod lasting;
 mod limits;
 mod listen;
 
