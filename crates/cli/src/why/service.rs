@@ -65,7 +65,9 @@ fn taken_ports(service: &Value, world: &World) -> Vec<Finding> {
         let told = node.str_at(&["metadata", "annotations", PORTS_ANNOTATION]).unwrap_or_default();
         let Ok(told) = api::value::parse(told.as_bytes()) else { continue };
         let taken = told.as_object().into_iter().flat_map(api::value::Map::iter);
-        let taken = taken.filter_map(|(at, program)| Some((at, program.as_str()?))).filter(|(_, program)| !program.is_empty());
+        let taken = taken
+            .filter_map(|(at, program)| Some((at, program.as_str()?)))
+            .filter(|(_, program)| !program.is_empty());
         for (at, program) in taken.filter(|(at, _)| asks_for(service, at)) {
             found.push(Finding::new(
                 format!("it is not served at {at} of node {}, which {program} holds", name_of(node)),
@@ -85,7 +87,8 @@ fn asks_for(service: &Value, at: &str) -> bool {
     let is_own = external.iter().any(|own| own.as_str() == Some(address.trim_matches(['[', ']'])));
     service.array_at(&["spec", "ports"]).iter().any(|port| {
         port.str_at(&["protocol"]).unwrap_or("TCP") == protocol
-            && (port.int_at(&["nodePort"]) == Some(number) || is_own && port.int_at(&["port"]) == Some(number))
+            && (port.int_at(&["nodePort"]) == Some(number)
+                || is_own && port.int_at(&["port"]) == Some(number))
     })
 }
 

@@ -205,7 +205,10 @@ fn ports_that_other_programs_hold_are_told_as_long_as_the_node_tells_them() {
     };
     check("{}", &[]);
     check("damaged", &[]);
-    check(r#"{"192.0.2.7:80/TCP":"","192.0.2.8:80/TCP":"x","192.0.2.7:80/UDP":"x","192.0.2.7:x/TCP":"x"}"#, &[]);
+    check(
+        r#"{"192.0.2.7:80/TCP":"","192.0.2.8:80/TCP":"x","192.0.2.7:80/UDP":"x","192.0.2.7:x/TCP":"x"}"#,
+        &[],
+    );
     check(
         r#"{"10.244.0.1:30080/TCP":"the program x","192.0.2.7:80/TCP":"the program y"}"#,
         &[
