@@ -90,7 +90,7 @@ under_load() {
 
 # What of Ondol could be left on the machine.
 snapshot() {
-    awk '{ print "mount", $5 }' /proc/self/mountinfo | grep -vE '/run/(user|credentials)' | sort
+    awk '{ print "mount", $5 }' /proc/self/mountinfo | grep -vE '/run/(user|credentials)|/proc/sys/fs/binfmt_misc' | sort
     ip -o link | awk '{ print "link", $2 }' | sort
     ip -o address | awk '$2 != "eth0" { print "address", $2, $4 }' | sort
     ip route show table all | grep -v eth0 | sed 's/^/route /'
