@@ -6,7 +6,9 @@ pub mod files;
 pub mod sub_path;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -207,11 +209,13 @@ impl Volumes<'_> {
     }
 
     fn empty_dir(&self, empty: &core::EmptyDirVolumeSource, path: &Path) -> io::Result<()> {
-        if path.exists() {
+        let in_memory = empty.medium.as_deref() == Some("Memory");
+        // After the machine was started anew the folder is there, and what was mounted on it is not.
+        if path.exists() && (!in_memory || is_mounted(path)?) {
             return Ok(());
         }
         std::fs::create_dir_all(path)?;
-        if empty.medium.as_deref() == Some("Memory") {
+        if in_memory {
             let size = empty.size_limit.as_ref().map(units).filter(|bytes| *bytes > 0);
             let options =
                 size.map(|bytes| std::ffi::CString::new(format!("size={bytes}")).unwrap_or_default());
@@ -393,19 +397,43 @@ fn host_path(host: &core::HostPathVolumeSource) -> io::Result<PathBuf> {
 /// Removes a pod's directory with its volumes; what is mounted below it is unmounted first. Blocking.
 pub fn remove(directory: &Path) -> io::Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut below: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|target| Path::new(target).starts_with(directory))
-        .collect();
-    below.sort_by_key(|target| std::cmp::Reverse(target.len()));
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).map(PathBuf::from);
+    let mut below: Vec<PathBuf> = targets.filter(|target| target.starts_with(directory)).collect();
+    below.sort_by_key(|target| std::cmp::Reverse(target.as_os_str().len()));
     for target in below {
-        unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
     }
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether a folder is the root of a file system of its own.
+fn is_mounted(folder: &Path) -> io::Result<bool> {
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.dev());
+    Ok(device(folder)? != device(&folder.join(".."))?)
+}
+
+/// The kernel writes blanks and the like in paths as octal numbers.
+fn unescape(text: &str) -> OsString {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut bytes = text.as_bytes();
+    while let Some((first, rest)) = bytes.split_first() {
+        let digits =
+            rest.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                plain.push(code);
+                bytes = &rest[3..];
+            }
+            None => {
+                plain.push(*first);
+                bytes = rest;
+            }
+        }
+    }
+    OsString::from_vec(plain)
 }
 
 #[cfg(test)]
@@ -430,6 +458,19 @@ mod tests {
         fn secret(&self, _: &str, name: &str) -> Result<Data, Missing> {
             Err(Missing::Object { kind: "Secret", name: name.to_owned() })
         }
+    }
+
+    #[test]
+    fn a_folder_that_lost_its_mount_is_not_taken_for_one() {
+        assert!(is_mounted(Path::new("/proc")).unwrap());
+        assert!(!is_mounted(Path::new("/proc/self")).unwrap());
+        assert!(is_mounted(Path::new("/nowhere/at/all")).is_err());
+    }
+
+    #[test]
+    fn targets_of_mounts_are_read_as_the_kernel_writes_them() {
+        assert_eq!(unescape("/with\\040space/\\134x"), "/with space/\\x");
+        assert_eq!(unescape("/plain\\04"), "/plain\\04");
     }
 
     #[test]
