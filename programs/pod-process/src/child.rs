@@ -272,8 +272,12 @@ fn environment(process: &Process) -> Vec<String> {
 
 fn home(uid: u32) -> String {
     use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
     let mut text = Vec::new();
-    if let Ok(file) = std::fs::File::open("/etc/passwd")
+    // The image may have a pipe or a terminal of that name, which must not be waited for, nor taken.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open("/etc/passwd");
+    if let Ok(file) = opened
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
     {
         let _ = file.take(MAX_PASSWD_BYTES as u64).read_to_end(&mut text);

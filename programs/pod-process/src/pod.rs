@@ -143,14 +143,18 @@ impl Pod {
         let cgroup = if cgroup.is_empty() { None } else { Some(mount::open_place(cgroup)?) };
         let birth = if apart { Some(Birth::new()?) } else { None };
         let wiring = Wiring { report: theirs, streams, birth };
-        match process::fork(namespaces, cgroup.as_ref().map(AsFd::as_fd))? {
+        let forked = process::fork(namespaces, cgroup.as_ref().map(AsFd::as_fd))?;
+        if let Forked::Child = forked {
+            body(&wiring);
+        }
+        match forked {
             Forked::Parent { pid, handle } => {
                 let birth = wiring.birth;
                 // The note is for these two: those who are started later are not to write on it.
                 birth.iter().try_for_each(Birth::keep)?;
                 Ok(Started { pid, handle, report: ours, birth })
             }
-            Forked::Child => match body(&wiring) {},
+            Forked::Child => process::exit(127),
         }
     }
 

@@ -128,8 +128,8 @@ impl Server {
             Source::Listener => self.accept(),
             Source::Signals => self.take_signals(),
             Source::Connection(id) => self.converse(id),
-            Source::Report(serial) => self.take_reports(serial),
-            Source::CommandReport(serial) => self.take_command_reports(serial),
+            Source::Report(serial) => self.take_reports(serial, false),
+            Source::CommandReport(serial) => self.take_command_reports(serial, false),
             Source::Output(serial, stream) => {
                 if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.serial == serial) {
                     attempt.pump(&mut self.poller, stream);
@@ -272,12 +272,12 @@ impl Server {
         let alive = |attempt: &&Attempt| attempt.lives() && attempt.state.pid == pid as u32;
         if let Some(serial) = self.attempts.iter().find(alive).map(|attempt| attempt.serial) {
             // A failure may still be on its way.
-            self.take_reports(serial);
+            self.take_reports(serial, true);
             self.container_ended(serial, ended);
         }
         let mine = |command: &&Command| command.pid == pid;
         if let Some(serial) = self.commands.iter().find(mine).map(|command| command.serial) {
-            self.take_command_reports(serial);
+            self.take_command_reports(serial, true);
             self.command_ended(serial, ended);
         }
     }
@@ -316,13 +316,15 @@ impl Server {
         }
     }
 
-    fn take_reports(&mut self, serial: u32) {
+    /// What the child said. If it is `over` and said no more than that, its program was executed: whoever bore it may
+    /// be there yet and hold the report open.
+    fn take_reports(&mut self, serial: u32, over: bool) {
         self.meet_newborns();
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.serial == serial) else { return };
         loop {
             let Some((report, _)) = &attempt.report else { return };
             let mut descriptors = Vec::new();
-            match next_report(report, &mut descriptors) {
+            match next_report(report, &mut descriptors, over) {
                 Report::Nothing => return,
                 Report::Note(text) => attempt.state.notes.push(text),
                 Report::Failure(failure) => {
@@ -354,13 +356,13 @@ impl Server {
         }
     }
 
-    fn take_command_reports(&mut self, serial: u32) {
+    fn take_command_reports(&mut self, serial: u32, over: bool) {
         self.meet_newborns();
         let Some(command) = self.commands.iter_mut().find(|command| command.serial == serial) else { return };
         let response = loop {
             let Some((report, _)) = &command.report else { return };
             let mut descriptors = Vec::new();
-            match next_report(report, &mut descriptors) {
+            match next_report(report, &mut descriptors, over) {
                 Report::Nothing => return,
                 Report::Note(_) => {}
                 Report::Terminal => command.terminal = descriptors.pop(),
@@ -427,11 +429,11 @@ enum Report {
     Executed,
 }
 
-fn next_report(socket: &OwnedFd, descriptors: &mut Vec<OwnedFd>) -> Report {
+fn next_report(socket: &OwnedFd, descriptors: &mut Vec<OwnedFd>, over: bool) -> Report {
     let mut buffer = [0; 4096];
     let count = match io::receive(socket.as_fd(), &mut buffer, descriptors) {
         Ok(count) => count,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Report::Nothing,
+        Err(error) if error.kind() == ErrorKind::WouldBlock && !over => return Report::Nothing,
         Err(_) => 0,
     };
     match buffer[..count].split_first() {

@@ -1,9 +1,11 @@
 //! Logs, commands, terminals, attaching.
 
+use std::time::Duration;
+
 use sandbox::{Attempt, ExecSpec, WindowSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{attach_to, ended, exec, run, wait_for};
+use crate::harness::{SLACK, attach_to, ended, exec, run, wait_for};
 
 const SIZE: WindowSize = WindowSize { columns: 90, rows: 30 };
 
@@ -71,6 +73,55 @@ fn commands_have_streams_codes_and_signals() {
         output.read_to_string(&mut text).await.unwrap();
         assert!(text.contains("/dev/pts/") && text.contains("22 77"), "{text}");
         assert_eq!(shell.ended().await.unwrap().code, 6);
+        pod.remove().await.unwrap();
+    });
+}
+
+#[test]
+fn a_command_is_killed_with_all_that_it_has_started() {
+    run(|world| async move {
+        let pod = world.pod("a").await;
+        pod.start(world.shell("one", "sleep 1000")).await.unwrap();
+        let spec = ExecSpec {
+            attempt: Attempt::new("one", 0),
+            args: vec!["/bin/sh".into(), "-c".into(), "sleep 2000 & echo up; sleep 2000; true".into()],
+            terminal: None,
+            input: false,
+            output: true,
+            errors: false,
+        };
+        let mut running = pod.exec(spec.clone()).await.unwrap();
+        let (mut output, mut up) = (running.output.take().unwrap(), [0; 3]);
+        output.read_exact(&mut up).await.unwrap();
+        running.kill().await.unwrap();
+        assert_eq!(running.ended().await.unwrap().signal, Some(9));
+        // The output ends with the last who holds it.
+        tokio::time::timeout(SLACK, output.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+        // One that nobody waits for any more when it has started is killed, too.
+        let mut asked = Box::pin(pod.exec(spec));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut asked).await.is_err());
+        drop(asked);
+        let sleepers =
+            async || exec(&pod, "one", &["/bin/sh", "-c", "ps | grep -c '[s]leep 2000'"]).await.unwrap().1;
+        while sleepers().await != "0\n" {
+            tokio::task::yield_now().await;
+        }
+        pod.remove().await.unwrap();
+    });
+}
+
+/// Nothing of an image makes a start wait.
+#[test]
+fn a_pipe_in_the_place_of_the_users_is_not_waited_for() {
+    run(|world| async move {
+        let pod = world.pod("a").await;
+        let spec = world.shell("one", "echo $HOME");
+        let etc = world.directory.join("containers/one/upper/etc");
+        std::fs::create_dir_all(&etc).unwrap();
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, etc.join("passwd"), kind, 0o644.into(), 0).unwrap();
+        let (exit, log) = world.outcome(&pod, spec).await;
+        assert_eq!((exit.code, log.as_str()), (0, "/\n"));
         pod.remove().await.unwrap();
     });
 }
