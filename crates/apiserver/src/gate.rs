@@ -7,14 +7,14 @@ use api::interface::Api;
 use base::{Clock, Random, Stop, Tasks};
 use jiff::Timestamp;
 use store::Store;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::authn::{self, Authenticator};
 use crate::identity::Identity;
 use crate::inprocess::InProcess;
-use crate::limits;
 use crate::server::packed::Kept;
 use crate::server::run::Runs;
+use crate::shares::Shares;
 use crate::storage::{Record, Storage};
 use crate::strategy::Strategy;
 use crate::subresource::connect::Dialer;
@@ -39,7 +39,7 @@ pub struct Config {
     pub dialer: Arc<dyn Dialer>,
     /// Ends watches and streams.
     pub stop: Stop,
-    /// How long a watch without a timeout lasts at least; [`limits::WATCH_MINIMUM`] unless a test wants it shorter.
+    /// How long a watch without a timeout lasts at least; [`crate::limits::WATCH_MINIMUM`] unless a test wants it shorter.
     pub watch_minimum: Duration,
 }
 
@@ -60,12 +60,8 @@ pub struct Gate {
     pub(crate) packed: Kept,
     /// What several watches are told in one piece.
     pub(crate) runs: Runs,
-    /// Requests that change something.
-    pub(crate) mutating: Arc<Semaphore>,
-    /// Requests that only read.
-    pub(crate) reading: Arc<Semaphore>,
-    /// Watches and streams.
-    pub(crate) watching: Arc<Semaphore>,
+    /// Who may have how much at once.
+    pub(crate) shares: Shares,
 }
 
 impl Gate {
@@ -85,9 +81,7 @@ impl Gate {
             alone: Mutex::new(()),
             packed: Kept::default(),
             runs: Runs::default(),
-            mutating: Arc::new(Semaphore::new(limits::MUTATING_IN_FLIGHT)),
-            reading: Arc::new(Semaphore::new(limits::READS_IN_FLIGHT)),
-            watching: Arc::new(Semaphore::new(limits::WATCHERS)),
+            shares: Shares::default(),
         })
     }
 

@@ -31,6 +31,7 @@ mod query;
 mod reviews;
 mod route;
 mod server;
+mod shares;
 mod storage;
 pub mod strategy;
 mod subresource;

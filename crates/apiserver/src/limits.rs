@@ -6,13 +6,56 @@ use std::time::Duration;
 pub const BODY_BYTES: usize = 3 * 1024 * 1024;
 /// The largest object that is kept; etcd's limit of a request, which upstream's users know.
 pub const OBJECT_BYTES: usize = 3 * 1024 * 1024 / 2;
-/// Requests that change something and are worked on at once; upstream's `--max-mutating-requests-inflight` and
-/// `--max-requests-inflight` together, for we have no priority levels.
-pub const MUTATING_IN_FLIGHT: usize = 400;
-/// Requests that only read and are worked on at once.
-pub const READS_IN_FLIGHT: usize = 800;
-/// Watches and streams that are open at once.
-pub const WATCHERS: usize = 20_000;
+/// How long a body may take that has not come with its headers.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer bodies are worked on where they hold up nobody else.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
+/// How many of them are worked on at once in each share.
+pub const LARGE_BODIES_AT_ONCE: usize = 2;
+
+/// So many at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Of all users of a share together.
+    pub all: usize,
+    /// Of one of them.
+    pub each: usize,
+}
+
+/// What the users of a share may have at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Requests that change something; upstream's `--max-mutating-requests-inflight`.
+    pub writes: Bound,
+    /// Requests that only read; upstream's `--max-requests-inflight`.
+    pub reads: Bound,
+    /// Watches and streams.
+    pub streams: Bound,
+    /// Bodies that are still on their way.
+    pub bodies: Bound,
+}
+
+/// Administrators. Upstream exempts them.
+pub const MASTERS: Bounds = Bounds {
+    writes: Bound { all: 400, each: 400 },
+    reads: Bound { all: 800, each: 800 },
+    streams: Bound { all: 20_000, each: 20_000 },
+    bodies: Bound { all: 400, each: 400 },
+};
+/// Nodes and what runs the cluster; upstream's levels `system`, `node-high` and `leader-election`.
+pub const SYSTEM: Bounds = Bounds {
+    writes: Bound { all: 400, each: 200 },
+    reads: Bound { all: 800, each: 400 },
+    streams: Bound { all: 20_000, each: 10_000 },
+    bodies: Bound { all: 400, each: 200 },
+};
+/// Everybody else; upstream's levels `workload-high`, `workload-low` and `global-default`.
+pub const OTHERS: Bounds = Bounds {
+    writes: Bound { all: 400, each: 100 },
+    reads: Bound { all: 800, each: 200 },
+    streams: Bound { all: 20_000, each: 5_000 },
+    bodies: Bound { all: 200, each: 50 },
+};
 /// When a client that was refused may come again.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
 /// How long a request that is no watch may take; upstream's `--request-timeout`.

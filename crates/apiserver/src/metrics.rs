@@ -5,11 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 
 use store::List;
-use tokio::sync::Semaphore;
 
 use crate::gate::Gate;
 use crate::kinds;
-use crate::limits;
 use crate::storage::Storage;
 
 /// The media type of the text.
@@ -45,13 +43,12 @@ fn family(out: &mut String, name: &str, ty: &str, help: &str, values: &[(&str, f
 }
 
 fn requests(gate: &Gate, out: &mut String) {
-    let taken = |slots: &Semaphore, all: usize| all.saturating_sub(slots.available_permits()) as f64;
-    let mutating = taken(&gate.mutating, limits::MUTATING_IN_FLIGHT);
-    let reading = taken(&gate.reading, limits::READS_IN_FLIGHT);
+    let mutating = gate.shares.taken(|share| &share.writes) as f64;
+    let reading = gate.shares.taken(|share| &share.reads) as f64;
     let values = [("request_kind=\"mutating\"", mutating), ("request_kind=\"readOnly\"", reading)];
     let help = "Requests that are worked on now; watches and streams are not among them.";
     family(out, "apiserver_current_inflight_requests", "gauge", help, &values);
-    let streams = taken(&gate.watching, limits::WATCHERS);
+    let streams = gate.shares.taken(|share| &share.streams) as f64;
     family(out, "ondol_apiserver_streams", "gauge", "Watches and streams that are open.", &[("", streams)]);
 }
 

@@ -1,6 +1,7 @@
 //! Reading JSON text, with upstream's limits.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
@@ -166,12 +167,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let inner = self.deeper()?;
         let mut pairs: Vec<(Str, Value)> = Vec::new();
+        let mut names = HashSet::new();
         while let Some(key) = access.next_key_seed(Key)? {
             let value = self.context.within(
                 || Step::Member(key.clone()),
                 || {
                     // Only strict decoding pays for the search; the sort below settles duplicates for all.
-                    if self.context.path.is_some() && pairs.iter().any(|(other, _)| *other == key) {
+                    if self.context.path.is_some() && !names.insert(key.clone()) {
                         self.context.duplicate();
                     }
                     access.next_value_seed(inner)

@@ -19,6 +19,7 @@ use futures::FutureExt as _;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, USER_AGENT};
 use http::{Method, StatusCode};
 use sha2::Digest as _;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wire::serve::ConnectionInfo;
 use wire::{Body, Request, Response};
 
@@ -31,6 +32,7 @@ use crate::kinds::Kind;
 use crate::negotiate::{self, Accepted, BodyMedia, Endpoint, Media, Shape, negotiate};
 use crate::query::{self, Query};
 use crate::route::{Info, Route, route};
+use crate::shares::Share;
 use crate::subresource::connect;
 use crate::table::Include;
 use crate::{discovery, kinds, limits, metrics, openapi, verbs};
@@ -170,7 +172,7 @@ impl Exchange<'_> {
             "jwks_uri": (format!("https://{}/openid/v1/jwks", self.gate.advertised())),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256", "ES256"]
+            "id_token_signing_alg_values_supported": ["ES256"]
         });
         render::response(200, Media::Json, self.pretty, document.to_bytes())
     }
@@ -212,17 +214,24 @@ impl Exchange<'_> {
             };
         };
         require_path(request.method(), info, kind)?;
+        let share = self.gate.shares.of(self.identity);
         if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
-            let slot = slot(&self.gate.watching)?;
-            return connect::connect(self.gate, info, request, raw_query, slot).await;
+            let place = share.streams.take(self.identity)?;
+            return connect::connect(self.gate, info, request, raw_query, place).await;
         }
         if info.verb == "watch" {
-            let slot = slot(&self.gate.watching)?;
-            return watching::respond(self, kind, info, slot);
+            let place = share.streams.take(self.identity)?;
+            return watching::respond(self, kind, info, place);
         }
-        let mutating = !matches!(info.verb, "get" | "list");
-        let _slot = slot(if mutating { &self.gate.mutating } else { &self.gate.reading })?;
-        let work = self.call(request, info, kind);
+        let accepted = negotiate(header(self.headers, ACCEPT), Endpoint::Objects, info.verb == "list")?;
+        let include = self.include(accepted)?;
+        let (parts, body) = request.into_parts();
+        // Before a place is taken: who sends slowly holds up nobody.
+        let body = self.body(share, body).await?;
+        let reads = matches!(info.verb, "get" | "list");
+        let _place = if reads { &share.reads } else { &share.writes }.take(self.identity)?;
+        let bytes = body.len();
+        let work = aside(share, bytes, self.call(&parts.method, info, kind, body, accepted, include));
         self.gate.clock().timeout(limits::REQUEST_TIMEOUT, work).await.unwrap_or_else(|| {
             Err(Status::new(
                 Reason::Timeout,
@@ -246,13 +255,31 @@ impl Exchange<'_> {
         authorize(self.gate, self.identity, &attributes)
     }
 
-    async fn call(&self, request: Request, info: &Info, kind: &'static Kind) -> Result<Response, Status> {
-        let is_list = matches!(info.verb, "list");
-        let accepted = negotiate(header(self.headers, ACCEPT), Endpoint::Objects, is_list)?;
-        let include = self.include(accepted)?;
-        let (parts, body) = request.into_parts();
-        let body = read_body(body).await?;
-        let call = self.to_call(&parts.method, info, kind, body)?;
+    /// The body, which most clients send together with the headers. Others have a place and some seconds for it.
+    async fn body(&self, share: &Share, body: Body) -> Result<Bytes, Status> {
+        let mut reading = std::pin::pin!(read_body(body));
+        if let Some(outcome) = reading.as_mut().now_or_never() {
+            return outcome;
+        }
+        let _place = share.bodies.take(self.identity)?;
+        self.gate.clock().timeout(limits::BODY_TIMEOUT, reading).await.unwrap_or_else(|| {
+            let seconds = limits::BODY_TIMEOUT.as_secs();
+            let words =
+                format!("Timeout: the request's body did not come within {seconds} seconds; send it again");
+            Err(Status::new(Reason::Timeout, words))
+        })
+    }
+
+    async fn call(
+        &self,
+        method: &Method,
+        info: &Info,
+        kind: &'static Kind,
+        body: Bytes,
+        accepted: Accepted,
+        include: Include,
+    ) -> Result<Response, Status> {
+        let call = self.to_call(method, info, kind, body)?;
         let caller = Caller::new(self.identity, header(self.headers, USER_AGENT));
         if let Some(warning) = deprecation(kind) {
             caller.warn(warning);
@@ -373,11 +400,19 @@ fn require_path(method: &Method, info: &Info, kind: &Kind) -> Result<(), Status>
     if fits && can && *method != Method::HEAD { Ok(()) } else { Err(verbs::method_not_allowed()) }
 }
 
-/// A place among the requests that are worked on, or 429.
-fn slot(places: &Arc<tokio::sync::Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
-    Arc::clone(places).try_acquire_owned().map_err(|_| {
-        Status::too_many_requests("Too many requests, please try again later.", limits::RETRY_AFTER_SECONDS)
-    })
+/// Works on a large body in the place of a thread of its own. Reading, comparing and checking an object never waits, so
+/// whoever shares the thread could not go on in between.
+async fn aside<T>(share: &Share, bytes: usize, work: impl Future<Output = T> + Send) -> T {
+    if bytes <= limits::LARGE_BODY_BYTES {
+        return work.await;
+    }
+    let runtime = Handle::current();
+    // With one thread for all there is nobody to go on meanwhile.
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return work.await;
+    }
+    let _turn = share.large.acquire().await;
+    tokio::task::block_in_place(|| runtime.block_on(work))
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Status> {

@@ -15,7 +15,6 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use tokio::sync::OwnedSemaphorePermit;
 use wire::{Body, Response};
 
 use super::{Exchange, header, render, run};
@@ -24,8 +23,9 @@ use crate::kinds::Kind;
 use crate::limits;
 use crate::negotiate::{Media, Shape, negotiate_watch};
 use crate::route::Info;
+use crate::shares::Place;
 use crate::table::{self, Include};
-use crate::verbs::list::{Choice, parse_revision};
+use crate::verbs::list::{Choice, check_revision, parse_revision};
 use crate::watch::{Form, Start, Told, Watcher, encoded};
 
 /// Opens a watch and answers with its stream.
@@ -33,7 +33,7 @@ pub(super) fn respond(
     exchange: &Exchange<'_>,
     kind: &'static Kind,
     info: &Info,
-    slot: OwnedSemaphorePermit,
+    slot: Place,
 ) -> Result<Response, Status> {
     kind.require_verb("watch")?;
     let (gate, query) = (exchange.gate, exchange.query);
@@ -55,7 +55,20 @@ pub(super) fn respond(
     let choice = Choice::parse(kind, &query.text("labelSelector"), &fields)?;
     let start = start(exchange)?;
     let namespace = if kind.namespaced { info.namespace.as_str() } else { "" };
-    let watcher = Watcher::open(gate, kind, namespace, choice, start)?;
+    // Who begins with the present objects may have seen later ones.
+    let seen = match start {
+        Start::After(_) => Ok(()),
+        Start::Now | Start::NowWithMark => check_revision(gate, &query.text("resourceVersion")),
+    };
+    let watcher = match seen.and_then(|()| Watcher::open(gate, kind, namespace, choice, start)) {
+        Ok(watcher) => watcher,
+        // What is wrong with a revision is the watch's first and last event, for upstream has begun to answer when it
+        // finds out.
+        Err(status) if matches!(status.code, 410 | 504) => {
+            return Ok(lines(Body::from(error_frame(&status))));
+        }
+        Err(status) => return Err(status),
+    };
     let deadline = match query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
         _ => {
@@ -78,11 +91,15 @@ pub(super) fn respond(
         ended: false,
         _slot: slot,
     };
-    let mut response = Response::new(Body::stream(stream));
+    Ok(lines(Body::stream(stream)))
+}
+
+fn lines(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    Ok(response)
+    response
 }
 
 /// Where the watch begins, by upstream's rules of `resourceVersion` and `sendInitialEvents`.
@@ -169,7 +186,7 @@ struct Stream {
     /// Whether anything was told since the last turn for a bookmark.
     was_told: bool,
     ended: bool,
-    _slot: OwnedSemaphorePermit,
+    _slot: Place,
 }
 
 impl futures::Stream for Stream {

@@ -1,5 +1,7 @@
 //! CertificateSigningRequests: who has made one is what the server says, and what it asks for does not change.
 
+use std::collections::HashSet;
+
 use api::status::Cause;
 use api::validation::{Path, cause, names};
 use api::value::{Map, Value};
@@ -92,8 +94,9 @@ impl Strategy for SigningRequests {
                 causes.push(cause::not_supported(path.child("usages").index(index), text, &USAGES));
             }
         }
+        let mut seen = HashSet::new();
         for (index, usage) in usages.iter().enumerate() {
-            if usages[..index].contains(usage) {
+            if !seen.insert(usage.to_bytes()) {
                 causes.push(cause::duplicate(path.child("usages").index(index), usage.clone()));
             }
         }

@@ -108,6 +108,17 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<bytes::Bytes>,
     ) -> wire::Response {
+        self.open_with(method, path, headers, Body::from(body.into())).await
+    }
+
+    /// The same with a body that may still be on its way.
+    pub async fn open_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> wire::Response {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -115,7 +126,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        self.http.send(request.body(Body::from(body.into())).unwrap()).await.unwrap()
+        self.http.send(request.body(body).unwrap()).await.unwrap()
     }
 
     /// Sends a request and reads the answer.

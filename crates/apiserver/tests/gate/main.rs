@@ -1,5 +1,6 @@
 //! The gate over HTTPS and in process, its store on a simulated disk.
 
+mod crowds;
 mod harness;
 mod objects;
 mod proxy;

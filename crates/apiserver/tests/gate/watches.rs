@@ -128,13 +128,41 @@ async fn a_revision_that_was_forgotten_is_gone() {
     admin.post(MAPS, &map("o", "b")).await.expect(201);
     let store = world.gate.storage().store();
     store.compact(store.revision()).await.unwrap();
-    let gone = admin.get(&format!("{MAPS}?watch=1&resourceVersion=1")).await.expect(410);
-    assert_eq!(gone.str_at(&["reason"]), Some("Expired"));
+    let mut lines = Lines::open(&admin, "resourceVersion=1").await;
+    let gone = lines.next().await.unwrap();
+    assert_eq!(
+        (gone.str_at(&["type"]), gone.str_at(&["object", "reason"])),
+        (Some("ERROR"), Some("Expired"))
+    );
+    assert_eq!(gone.int_at(&["object", "code"]), Some(410));
+    assert!(lines.next().await.is_none());
     let token = page.str_at(&["metadata", "continue"]).unwrap();
     let expired = admin.get(&format!("{MAPS}?continue={token}")).await.expect(410);
     let rest = expired.array_at(&["details", "causes"])[0].str_at(&["message"]).unwrap();
     let rest = admin.get(&format!("{MAPS}?continue={rest}")).await.expect(200);
     assert_eq!(rest.array_at(&["items"]).len(), 2, "the inconsistent rest has what came since");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_does_not_begin_before_what_its_client_has_seen() {
+    let world = World::open().await;
+    let admin = world.admin();
+    let query =
+        "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=";
+    let mut lines = Lines::open(&admin, &format!("{query}99999999")).await;
+    let refused = lines.next().await.unwrap();
+    assert_eq!(refused.str_at(&["type"]), Some("ERROR"));
+    let message = refused.str_at(&["object", "message"]).unwrap();
+    assert!(message.starts_with("Timeout: Too large resource version: 99999999, current: "), "{message}");
+    let causes = refused.array_at(&["object", "details", "causes"]);
+    assert_eq!(causes[0].str_at(&["reason"]), Some("ResourceVersionTooLarge"));
+    assert!(lines.next().await.is_none());
+    let now = world.gate.storage().store().revision().0;
+    let mut lines = Lines::open(&admin, &format!("{query}{now}")).await;
+    assert_eq!(lines.next().await.unwrap().str_at(&["type"]), Some("BOOKMARK"));
+    let refused = admin.get(&format!("{MAPS}?watch=1&continue=abc")).await;
+    assert_eq!(refused.code.as_u16(), 422, "{}", refused.text);
     world.close().await;
 }
 

@@ -16,10 +16,13 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     let spec = scope.spec;
     let grace = spec.int_at(&["terminationGracePeriodSeconds"]);
     let list = path.child("containers");
+    // Once for all containers, for there may be many of both.
+    let volumes: HashSet<&str> =
+        spec.array_at(&["volumes"]).iter().map(|volume| text(volume, "name")).collect();
     let mut names: HashSet<&str> = HashSet::new();
     for (index, container) in spec.array_at(&["containers"]).iter().enumerate() {
         let path = list.index(index);
-        common(container, scope, &path, causes);
+        common(container, scope, &volumes, &path, causes);
         names.insert(text(container, "name"));
         watched(container, grace, &path, causes);
     }
@@ -27,7 +30,7 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     let list = path.child("initContainers");
     for (index, container) in spec.array_at(&["initContainers"]).iter().enumerate() {
         let path = list.index(index);
-        common(container, scope, &path, causes);
+        common(container, scope, &volumes, &path, causes);
         let name = text(container, "name");
         if names.contains(name) {
             causes.push(cause::duplicate(path.child("name"), name));
@@ -49,7 +52,13 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     }
 }
 
-fn common(container: &Value, scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
+fn common(
+    container: &Value,
+    scope: Scope<'_>,
+    volume_names: &HashSet<&str>,
+    path: &Path,
+    causes: &mut Vec<Cause>,
+) {
     let name = text(container, "name");
     if !name.is_empty() {
         causes.extend(names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)));
@@ -57,7 +66,7 @@ fn common(container: &Value, scope: Scope<'_>, path: &Path, causes: &mut Vec<Cau
     ports(container, &path.child("ports"), causes);
     environment::variables(container, &path.child("env"), causes);
     environment::sources(container, &path.child("envFrom"), causes);
-    volumes::mounts(container, scope.spec, path, causes);
+    volumes::mounts(container, volume_names, path, causes);
     resources::all(container.get("resources"), &path.child("resources"), causes);
     resources::resize(container, text(scope.spec, "restartPolicy"), path, causes);
     if let Some(context) = container.get("securityContext").filter(|context| !context.is_null()) {

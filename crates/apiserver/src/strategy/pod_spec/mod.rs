@@ -12,6 +12,8 @@ mod tests;
 pub(super) mod update;
 mod volumes;
 
+use std::collections::HashSet;
+
 use api::status::Cause;
 use api::validation::{Path, address, cause, metadata, names, selectors};
 use api::value::Value;
@@ -207,10 +209,11 @@ fn gates(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         causes.extend(names::is_label_key(kind).iter().map(|why| cause::invalid(&path, kind, why)));
     }
     let gates = spec.array_at(&["schedulingGates"]);
+    let mut seen = HashSet::new();
     for (index, gate) in gates.iter().enumerate() {
         let (name, path) = (text(gate, "name"), path.child("schedulingGates").index(index));
         causes.extend(names::is_label_key(name).iter().map(|why| cause::invalid(&path, name, why)));
-        if gates[..index].iter().any(|other| text(other, "name") == name) {
+        if !seen.insert(name) {
             causes.push(cause::duplicate(path, name));
         }
     }

@@ -1,5 +1,7 @@
 //! What tells the scheduler where a pod may go.
 
+use std::collections::HashMap;
+
 use api::status::Cause;
 use api::validation::{Path, cause, names, selectors};
 use api::value::Value;
@@ -166,13 +168,23 @@ fn pod_term(term: &Value, path: &Path, causes: &mut Vec<Cause>) {
 
 pub(super) fn spread(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let constraints = spec.array_at(&["topologySpreadConstraints"]);
+    let pair = |constraint: &'_ Value| {
+        (text(constraint, "topologyKey").to_owned(), text(constraint, "whenUnsatisfiable").to_owned())
+    };
+    // Upstream says it of the earlier of two.
+    let mut left: HashMap<(String, String), usize> = HashMap::new();
+    for constraint in constraints {
+        *left.entry(pair(constraint)).or_default() += 1;
+    }
     for (index, constraint) in constraints.iter().enumerate() {
         let path = path.index(index);
         positive(constraint.int_at(&["maxSkew"]).unwrap_or_default(), &path.child("maxSkew"), causes);
         let (key, action) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
-        let same =
-            |other: &Value| text(other, "topologyKey") == key && text(other, "whenUnsatisfiable") == action;
-        if constraints[index + 1..].iter().any(same) {
+        let comes_again = left.get_mut(&pair(constraint)).is_some_and(|left| {
+            *left -= 1;
+            *left > 0
+        });
+        if comes_again {
             let path = path.child("{topologyKey, whenUnsatisfiable}");
             causes.push(cause::duplicate(path, format!("{{{key}, {action}}}")));
         }

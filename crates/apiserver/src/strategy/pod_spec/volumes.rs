@@ -196,25 +196,26 @@ fn not_reserved(target: &str, path: &Path, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The mounts of a container.
-pub(super) fn mounts(container: &Value, spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
+/// The mounts of a container; `volumes` are the names of the pod's volumes.
+pub(super) fn mounts(container: &Value, volumes: &HashSet<&str>, path: &Path, causes: &mut Vec<Cause>) {
     let list = path.child("volumeMounts");
-    let volumes = spec.array_at(&["volumes"]);
     let devices = container.array_at(&["volumeDevices"]);
+    let device_names: HashSet<&str> = devices.iter().map(|device| text(device, "name")).collect();
+    let device_paths: HashSet<&str> = devices.iter().map(|device| text(device, "devicePath")).collect();
     let mut places = HashSet::new();
     for (index, mount) in container.array_at(&["volumeMounts"]).iter().enumerate() {
         let path = list.index(index);
         let (name, place) = (text(mount, "name"), text(mount, "mountPath"));
-        if !volumes.iter().any(|volume| text(volume, "name") == name) {
+        if !volumes.contains(name) {
             causes.push(cause::not_found(path.child("name"), name));
         }
         if !places.insert(place) {
             causes.push(cause::invalid(path.child("mountPath"), place, "must be unique"));
         }
-        if devices.iter().any(|device| text(device, "name") == name) {
+        if device_names.contains(name) {
             causes.push(cause::invalid(path.child("name"), name, "must not already exist in volumeDevices"));
         }
-        if devices.iter().any(|device| text(device, "devicePath") == place) {
+        if device_paths.contains(place) {
             let why = "must not already exist as a path in volumeDevices";
             causes.push(cause::invalid(path.child("mountPath"), place, why));
         }

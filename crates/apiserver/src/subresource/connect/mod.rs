@@ -13,12 +13,12 @@ use std::sync::Arc;
 use api::status::Status;
 use http::header::{HeaderValue, LOCATION};
 use http::{StatusCode, Uri};
-use tokio::sync::OwnedSemaphorePermit;
 use wire::{Body, Request, Response};
 
 use crate::gate::Gate;
 use crate::kinds;
 use crate::route::Info;
+use crate::shares::Place;
 
 pub use dial::{Dialer, NetworkDialer, Stream};
 
@@ -43,7 +43,7 @@ pub async fn connect(
     info: &Info,
     request: Request,
     query: &str,
-    slot: OwnedSemaphorePermit,
+    slot: Place,
 ) -> Result<Response, Status> {
     let kind = kinds::require(&info.resource)?;
     if kind.facts.subresource(&info.subresource).is_none() {

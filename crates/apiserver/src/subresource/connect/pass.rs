@@ -6,11 +6,11 @@ use api::status::{Reason, Status};
 use http::StatusCode;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper_util::rt::TokioIo;
-use tokio::sync::OwnedSemaphorePermit;
 use wire::{Body, Request, Response};
 
 use super::Way;
 use crate::gate::Gate;
+use crate::shares::Place;
 
 /// How much of an error text from the other end is read.
 const ERROR_BYTES: usize = 64 * 1024;
@@ -20,7 +20,7 @@ pub(super) async fn pass(
     gate: &Arc<Gate>,
     way: Way,
     mut request: Request,
-    slot: OwnedSemaphorePermit,
+    slot: Place,
 ) -> Result<Response, Status> {
     let broken = |error: hyper::Error| Status {
         code: 502,
@@ -66,7 +66,7 @@ pub(super) async fn pass(
 }
 
 /// A body that holds a place until its end.
-fn held(body: Body, slot: OwnedSemaphorePermit) -> Body {
+fn held(body: Body, slot: Place) -> Body {
     use http_body_util::BodyExt as _;
     Body::stream(futures::stream::unfold((body, slot), |(mut body, slot)| async move {
         loop {
@@ -114,12 +114,7 @@ fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
 }
 
 /// Moves bytes both ways until both ends are done or the server stops.
-fn pump(
-    gate: &Arc<Gate>,
-    client: hyper::upgrade::OnUpgrade,
-    other: hyper::upgrade::OnUpgrade,
-    slot: OwnedSemaphorePermit,
-) {
+fn pump(gate: &Arc<Gate>, client: hyper::upgrade::OnUpgrade, other: hyper::upgrade::OnUpgrade, slot: Place) {
     let stop = gate.stop().clone();
     gate.tasks().spawn("upgraded stream", async move {
         let (client, other) = match futures::future::try_join(client, other).await {
