@@ -2,9 +2,13 @@
 //! table of types to see it: a field is honoured, read by another component, reported, or refused with its name,
 //! never ignored.
 //!
-//! To support a field, do what it says and move it to [`POD`] or [`CONTAINER`].
+//! To support a field, do what it says and move it to [`POD`] or [`CONTAINER`]; a test then asks how it shows
+//! (`supported/observed.rs`).
 
 use api::value::Value;
+
+#[cfg(test)]
+mod observed;
 
 /// A field that a pod sets and that is not honoured here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -437,7 +441,7 @@ mod tests {
         }
     }
 
-    fn all_leaves() -> Vec<String> {
+    pub(super) fn all_leaves() -> Vec<String> {
         let spec = types().get(types().find("core/v1.PodSpec").expect("it is in the table"));
         let mut found = Vec::new();
         for field in &spec.fields {
@@ -452,51 +456,6 @@ mod tests {
         assert!(leaves.len() > 800, "the table has the whole type");
         let unknown: Vec<&String> = leaves.iter().filter(|leaf| rule(leaf).is_none()).collect();
         assert!(unknown.is_empty(), "say what becomes of {unknown:?}");
-    }
-
-    /// What is honoured is read somewhere: a field whose name no other file of this crate has is not. Names that
-    /// several fields share prove less, and are what tests of their own are for.
-    #[test]
-    fn every_honoured_leaf_is_read_by_some_code() {
-        let mut code = String::new();
-        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).expect("the sources are there") {
-                let path = entry.expect("readable").path();
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if !["supported.rs", "tests.rs"].contains(&name) {
-                    let text = std::fs::read_to_string(&path).expect("readable");
-                    code.push_str(text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default());
-                }
-            }
-        }
-        let words: std::collections::HashSet<&str> =
-            code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
-        let snake = |name: &str| {
-            let mut snake = String::new();
-            for (index, letter) in name.char_indices() {
-                let starts = letter.is_uppercase() && !name[..index].ends_with(char::is_uppercase);
-                if starts && index > 0 {
-                    snake.push('_');
-                }
-                snake.extend(letter.to_lowercase());
-            }
-            snake
-        };
-        let leaves = all_leaves();
-        let honoured = leaves.iter().filter(|leaf| matches!(rule(leaf), Some(Supported)));
-        let unread: Vec<&String> = honoured
-            .filter(|leaf| {
-                let mut parts = leaf.split('.').map(|part| part.trim_end_matches("[]"));
-                // `type` is a word of Rust, so that the code's name for it has an underscore at its end.
-                !parts.all(|part| {
-                    [part, &snake(part), &format!("{part}_")].iter().any(|word| words.contains(*word))
-                })
-            })
-            .collect();
-        assert!(unread.is_empty(), "nobody reads {unread:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use image::layer::Compression;
 use image::pull::Puller;
 use node::agent::{Agent, pods_of};
 use node::context::{Context, PodNetwork, Settings};
+use node::pod::environment::ServiceFacts;
 use node::references::References;
 use sandbox::{Config, Sandboxes};
 
@@ -107,7 +108,7 @@ impl World {
             puller: Puller::new(images, image::pull::Options::default(), lasting).expect("a puller"),
             network: Arc::new(NoNetwork),
             references,
-            services: Arc::new(|_: &str| Vec::new()),
+            services: Arc::new(|_: &str| vec![one_service()]),
         };
         let agent = Agent::new(Arc::new(context), pods_of("n"));
         agent.start().await.expect("started");
@@ -212,6 +213,15 @@ pub fn is_ready(pod: &Value) -> bool {
     conditions.iter().any(|c| c.str_at(&["type"]) == Some("Ready") && c.str_at(&["status"]) == Some("True"))
 }
 
+/// What environments show.
+fn one_service() -> ServiceFacts {
+    ServiceFacts {
+        name: "db".into(),
+        address: "10.0.0.9".into(),
+        ports: vec![(String::new(), "TCP".into(), 3306)],
+    }
+}
+
 async fn make_image(images: &image::Store) {
     let busybox = std::fs::read("/bin/busybox").expect("apt-get install -y busybox-static");
     let packed = images.write_layer(Compression::Zstd, |writer| {
@@ -219,6 +229,8 @@ async fn make_image(images: &image::Store) {
             writer.directory(folder, if folder == "tmp" { 0o1777 } else { 0o755 })?;
         }
         writer.file("bin/busybox", 0o755, &busybox)?;
+        writer.file("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\nmember:x:1234:1234::/:/bin/sh\n")?;
+        writer.file("etc/group", 0o644, b"root:x:0:\nextra:x:7777:member\n")?;
         APPLETS.split_whitespace().try_for_each(|name| writer.symlink(&format!("bin/{name}"), "busybox"))
     });
     let layers = [packed.expect("written")];

@@ -4,5 +4,6 @@ mod changes;
 mod cluster;
 mod endings;
 mod harness;
+mod leaves;
 mod limits;
 mod security;
