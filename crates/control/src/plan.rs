@@ -18,8 +18,13 @@ use crate::world::World;
 
 /// One loop: which keys a change touches, and what is to be done for a key.
 pub trait Controller: Send + Sync + 'static {
-    /// Name in logs, and the field manager and event source of its writes, as upstream's.
+    /// Name in logs, and the field manager of its writes, as upstream's.
     fn name(&self) -> &'static str;
+
+    /// The component that its events name as their source: its name, unless upstream's has another there.
+    fn source(&self) -> &'static str {
+        self.name()
+    }
 
     /// What it reads, and how a change of each leads to keys. Everything that `plan` reads must be listed.
     fn watches(&self) -> Vec<Watches>;

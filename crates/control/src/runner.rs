@@ -69,7 +69,7 @@ impl Runner {
             });
         }
         Arc::new(Self {
-            recorder: recorder.for_source(controller.name()),
+            recorder: recorder.for_source(controller.source()),
             controller,
             world: world.clone(),
             api,

@@ -37,6 +37,10 @@ impl Controller for Disruption {
         "disruption-controller"
     }
 
+    fn source(&self) -> &'static str {
+        "controllermanager"
+    }
+
     fn watches(&self) -> Vec<Watches> {
         let owners = [&DEPLOYMENTS, &REPLICA_SETS, &REPLICATION_CONTROLLERS, &STATEFUL_SETS];
         let owners = owners.into_iter().map(|resource| Watches::mapped(resource, rescaled));

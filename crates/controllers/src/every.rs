@@ -25,10 +25,14 @@ pub fn resource(kind: &KindFacts) -> Resource {
     Resource::known(kind.group, kind.version, kind.resource)
 }
 
-/// The resource that an owner reference or an object names by `apiVersion` and `kind`.
+/// The resource that an owner reference or an object names by `apiVersion` and `kind`; the kind may be in small
+/// letters, as upstream's mapper takes it.
 pub fn resource_of(api_version: &str, kind: &str) -> Option<&'static KindFacts> {
     let (group, version) = api::names::split_api_version(api_version);
-    kinds().by_kind(group, version, kind)
+    let small = |known: &&KindFacts| {
+        known.group == group && known.version == version && known.kind.to_lowercase() == kind
+    };
+    kinds().by_kind(group, version, kind).or_else(|| kinds().iter().find(small))
 }
 
 /// A key that also says of what kind the object is: `deployments.apps/web`.
@@ -48,6 +52,14 @@ pub fn read_key(key: &Key) -> Option<(Resource, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_are_found_in_their_own_and_in_small_letters() {
+        let found = |kind: &str| resource_of("v1", kind).map(|kind| kind.resource);
+        assert_eq!(found("ConfigMap"), Some("configmaps"));
+        assert_eq!(found("configmap"), Some("configmaps"));
+        assert_eq!((found("configMap"), found("CONFIGMAP"), found("deployment")), (None, None, None));
+    }
 
     #[test]
     fn every_stored_kind_is_listed_once() {

@@ -124,16 +124,17 @@ fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Obj
         if object.namespace().is_empty()
             && every::resource_of(&owner.api_version, &owner.kind).is_some_and(|k| k.namespaced)
         {
-            let message = format!(
-                "ownerRef [{}/{}, namespace: , name: {}, uid: {}] does not exist in namespace \"\"",
-                owner.api_version, owner.kind, owner.name, owner.uid
-            );
-            plan.note(Note::warning(object, "OwnerRefInvalidNamespace", message));
+            plan.note(elsewhere(object, owner));
             solid += 1;
             continue;
         }
         match find_owner(world, object, owner) {
-            None => dangling.push((owner, target)),
+            None => {
+                if lives_elsewhere(world, owner, &target) {
+                    plan.note(elsewhere(object, owner));
+                }
+                dangling.push((owner, target));
+            }
             Some((_, found)) if goes_in_foreground(&found) => waiting.push(owner),
             Some(_) => solid += 1,
         }
@@ -180,6 +181,23 @@ fn collect(plan: &mut Plan, world: &World, resource: &Resource, object: &Arc<Obj
     };
     let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
     plan.write(Write::delete(resource, object, options));
+}
+
+/// Whether an owner that is missing is in another namespace, where it owns nothing of this one.
+fn lives_elsewhere(world: &World, owner: &Owner, target: &Target) -> bool {
+    let mirror = world.try_mirror(&target.resource).filter(|_| !target.namespace.is_empty());
+    mirror.is_some_and(|mirror| mirror.list("").iter().any(|other| other.uid() == owner.uid))
+}
+
+/// Says that an owner is not where its dependent is.
+fn elsewhere(object: &Arc<Object>, owner: &Owner) -> Note {
+    let Owner { api_version, kind, name, uid, .. } = owner;
+    let namespace = object.namespace();
+    let message = format!(
+        "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in \
+         namespace \"{namespace}\""
+    );
+    Note::warning(object, "OwnerRefInvalidNamespace", message)
 }
 
 /// Merges `references` into the owners of an object, by their uids.
@@ -276,6 +294,21 @@ mod tests {
             ],
         );
         stage.check("d/configmaps./x", &[]);
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_owns_nothing_here_and_that_is_said() {
+        let mut owner = map("a", &[], &[]);
+        owner.set(&["metadata", "namespace"], "e");
+        let stage = stage(&[owner, map("b", &["a"], &[])]);
+        stage.check(
+            "d/configmaps./b",
+            &[
+                "require gone configmaps d/a",
+                "delete configmaps d/b",
+                r#"Warning OwnerRefInvalidNamespace: ownerRef [v1/ConfigMap, namespace: d, name: a, uid: a] does not exist in namespace "d""#,
+            ],
+        );
     }
 
     #[test]

@@ -51,6 +51,9 @@ const TAINTS: [(&str, &str, &str); 6] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
+/// Labels, and their names of old.
+const LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 /// What a node itself reports, and what is unknown when it is silent.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -71,6 +74,10 @@ impl Controller for NodeLifecycle {
         "node-lifecycle-controller"
     }
 
+    fn source(&self) -> &'static str {
+        "node-controller"
+    }
+
     fn watches(&self) -> Vec<Watches> {
         vec![
             Watches::mapped(&NODES, nodes_of_node),
@@ -83,6 +90,7 @@ impl Controller for NodeLifecycle {
         let mut plan = Plan::nothing();
         let Some(node) = world.get(&NODES, "", &key.name) else { return plan };
         let tree = node.to_tree();
+        label(&mut plan, &node);
         if let Some(left) = self.time_left(world, &tree, now) {
             plan.again_after(left);
         } else {
@@ -124,6 +132,21 @@ impl NodeLifecycle {
         let grace = if ready.is_some() { GRACE } else { STARTUP_GRACE };
         let passed = Duration::try_from(now.duration_since(heard)).unwrap_or_default();
         grace.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+}
+
+/// Keeps the labels that older programs select by equal to the ones that took their place.
+fn label(plan: &mut Plan, node: &Object) {
+    let mut labels = Value::object();
+    for (stable, older) in LABELS {
+        if let Some(value) = node.label(stable).filter(|value| node.label(older) != Some(*value)) {
+            labels.set(&[older], value);
+        }
+    }
+    if labels.as_object().is_some_and(|labels| labels.iter().next().is_some()) {
+        let patch = json!({"metadata": {"uid": (node.uid()), "labels": labels}});
+        plan.write(Write::merge(Target::new(&NODES, "", node.name()), &patch));
+        plan.then();
     }
 }
 
@@ -351,6 +374,21 @@ mod tests {
         );
         stage.check("/n", &[]);
         assert_eq!(stage.plan("/n").again_after, Some(Duration::from_millis(40_500)));
+    }
+
+    #[test]
+    fn labels_of_old_follow_those_that_took_their_place() {
+        let stage = stage();
+        let mut tree = node("n", "True", JUST_NOW, vec![]);
+        let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64",
+            "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64"});
+        tree.set(&["metadata", "labels"], labels);
+        stage.put(&NODES, tree);
+        stage.check(
+            "/n",
+            &[r#"patch nodes /n {"metadata":{"labels":{"beta.kubernetes.io/arch":"arm64"},"uid":"n"}}"#],
+        );
+        assert_eq!(stage.controller.source(), "node-controller");
     }
 
     #[test]

@@ -16,6 +16,9 @@ use super::{LEADER, MANAGED_BY, SERVICE_NAME, SKIP_MIRROR};
 use crate::owner::controller_reference;
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+/// Annotations that speak of the Endpoints alone.
+const NOT_MIRRORED: [&str; 2] =
+    ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of one subset that are mirrored.
 const ADDRESSES_PER_SUBSET: usize = 1000;
 
@@ -65,9 +68,14 @@ impl Controller for Mirroring {
                     let slice = present.swap_remove(at);
                     let tree = slice.to_tree();
                     let fields = ["endpoints", "ports"];
-                    if fields.iter().any(|field| tree.array_at(&[field]) != wanted.array_at(&[field])) {
+                    let (labels, annotations) =
+                        (replaced("labels", &tree, &wanted), replaced("annotations", &tree, &wanted));
+                    if fields.iter().any(|field| tree.array_at(&[field]) != wanted.array_at(&[field]))
+                        || has_any(&labels)
+                        || has_any(&annotations)
+                    {
                         let patch = json!({
-                            "metadata": {"uid": (slice.uid())},
+                            "metadata": {"uid": (slice.uid()), "labels": labels, "annotations": annotations},
                             "endpoints": (wanted.get("endpoints").cloned().unwrap_or_default()),
                             "ports": (wanted.get("ports").cloned().unwrap_or_default())
                         });
@@ -82,6 +90,28 @@ impl Controller for Mirroring {
         }
         plan
     }
+}
+
+fn has_any(map: &Value) -> bool {
+    map.as_object().is_some_and(|map| map.iter().next().is_some())
+}
+
+/// What a merge patch says of a map of the metadata, so that it is as wanted: other values, and null for what goes.
+fn replaced(map: &str, present: &Value, wanted: &Value) -> Value {
+    let of = |tree: &Value| tree.at(&["metadata", map]).cloned().unwrap_or(Value::object());
+    let (present, wanted) = (of(present), of(wanted));
+    let mut patch = Value::object();
+    for (key, _) in present.as_object().iter().flat_map(|map| map.iter()) {
+        if wanted.get(key).is_none() {
+            patch.set(&[key.as_str()], Value::Null);
+        }
+    }
+    for (key, value) in wanted.as_object().iter().flat_map(|map| map.iter()) {
+        if present.get(key) != Some(value) {
+            patch.set(&[key.as_str()], value.clone());
+        }
+    }
+    patch
 }
 
 fn is_mirrored(endpoints: &Object) -> bool {
@@ -112,12 +142,20 @@ fn mirrored(endpoints: &Object) -> Vec<Value> {
             let mut labels = tree.at(&["metadata", "labels"]).cloned().unwrap_or(Value::object());
             labels.set(&[SERVICE_NAME], endpoints.name());
             labels.set(&[MANAGED_BY], MANAGER);
+            let mut annotations = Value::object();
+            let own = tree.at(&["metadata", "annotations"]).and_then(Value::as_object);
+            for (key, value) in own.iter().flat_map(|map| map.iter()) {
+                if !NOT_MIRRORED.contains(&key.as_str()) {
+                    annotations.set(&[key.as_str()], value.clone());
+                }
+            }
             slices.push(json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "metadata": {
                     "generateName": (format!("{}-", endpoints.name())),
                     "namespace": (endpoints.namespace()),
                     "labels": labels,
+                    "annotations": annotations,
                     "ownerReferences": [(controller_reference(endpoints))]
                 },
                 "addressType": family,
@@ -138,4 +176,50 @@ fn endpoint(address: &Value, ready: bool) -> Value {
         }
     }
     endpoint
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::{Stage, spell};
+
+    #[test]
+    fn slices_follow_their_endpoints_in_labels_and_annotations_too() {
+        let stage = Stage::new(Mirroring);
+        let meta = |more: Value| {
+            let mut meta = json!({"name": "s", "namespace": "d", "uid": "s"});
+            more.as_object().into_iter().flat_map(|map| map.iter()).for_each(|(key, value)| {
+                meta.set(&[key.as_str()], value.clone());
+            });
+            meta
+        };
+        let put = |labels: Value, annotations: Value| {
+            let metadata = meta(json!({"labels": labels, "annotations": annotations}));
+            let subsets = json!([{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]);
+            let tree =
+                json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets});
+            stage.put(&ENDPOINTS, tree);
+        };
+        stage.put(
+            &SERVICES,
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": (meta(json!({}))), "spec": {}}),
+        );
+        put(json!({"l": "1"}), json!({"a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}"}));
+        let lines = spell(&stage.plan("d/s"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let body = lines[0].strip_prefix("create endpointslices d/ ").expect("it is made");
+        assert!(body.contains(r#""annotations":{"a":"b"}"#), "{body}");
+        let mut slice = api::value::parse(body.as_bytes()).expect("JSON");
+        slice.set(&["metadata", "name"], "s-1");
+        slice.set(&["metadata", "uid"], "s-1");
+        stage.put(&ENDPOINT_SLICES, slice);
+        stage.check("d/s", &[]);
+        put(json!({"m": "2"}), json!({"a": "c"}));
+        let lines = spell(&stage.plan("d/s"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let start = r#"patch endpointslices d/s-1 {"endpoints":"#;
+        assert!(lines[0].starts_with(start), "{lines:?}");
+        let metadata = r#""metadata":{"annotations":{"a":"c"},"labels":{"l":null,"m":"2"},"uid":"s-1"}"#;
+        assert!(lines[0].contains(metadata), "{lines:?}");
+    }
 }
