@@ -33,12 +33,24 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "torn-tail-accepted",
-        file: "crates/store/src/log/replay.rs",
-        search: "report.torn_bytes = bytes;",
-        replace: "report.torn_bytes = bytes.min(0);",
+        file: "crates/store/src/log/reader.rs",
+        // The last frame's checksum is not compared: what was written of it, and zeros, are taken for it.
+        search: "body.len() == length && self.header.is_whole(offset, &self.window[body.clone()], checksum);",
+        replace: "body.len() == length\n                \
+                  && (self.header.is_whole(offset, &self.window[body.clone()], checksum)\n                    \
+                  || self.last_byte_behind(offset + (FRAME_HEADER_BYTES + length) as u64)?.is_none());",
         package: "store",
         suite: LIB,
-        test: "a_torn_write_is_reported",
+        test: "a_write_torn_at_any_byte_is_cut_and_all_before_it_is_kept",
+    },
+    Mutant {
+        name: "lost-end-accepted",
+        file: "crates/store/src/log/reach.rs",
+        search: "if end >= (self.number, self.offset) {",
+        replace: "if end.0 >= self.number {",
+        package: "store",
+        suite: LIB,
+        test: "a_log_whose_end_was_lost_is_refused_wherever_it_ends",
     },
     Mutant {
         name: "lost-requeue",
@@ -69,13 +81,14 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "ignored-leaf",
-        file: "crates/api/src/fields/compare.rs",
-        search: "Some(value) if field.emit || !value.is_empty() => Side::There(value),",
-        replace: "Some(_) if field.name == \"image\" => Side::Absent,\n            \
-                  Some(value) if field.emit || !value.is_empty() => Side::There(value),",
-        package: "api",
+        file: "crates/node/src/pod/container.rs",
+        // The field is read and dropped.
+        search: "read_only_root: security.and_then(|security| security.read_only_root_filesystem).unwrap_or_default(),",
+        replace: "read_only_root: security.and_then(|security| security.read_only_root_filesystem)\
+                  .is_some_and(|_| false),",
+        package: "node",
         suite: LIB,
-        test: "managed_fields_are_upstreams_to_the_leaf",
+        test: "every_honoured_leaf_is_acted_on",
     },
     Mutant {
         name: "managed-fields-one-level-deep",
