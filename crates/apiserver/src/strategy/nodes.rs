@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use api::quantity::Quantity;
 use api::status::Cause;
 use api::validation::{Path, address, cause, names};
 use api::value::Value;
@@ -46,14 +47,49 @@ impl Strategy for Nodes {
     fn validate_status(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let mut causes = Vec::new();
         let addresses = new.array_at(&["status", "addresses"]);
+        let mut seen = HashSet::new();
         for (index, address) in addresses.iter().enumerate() {
-            if addresses[..index].contains(address) {
+            if !seen.insert(address.to_bytes()) {
                 let path = Path::root("status").child("addresses").index(index);
                 causes.push(cause::duplicate(path, address.clone()));
             }
         }
+        for list in ["capacity", "allocatable"] {
+            amounts(new, list, &mut causes);
+        }
         causes.extend(update(new, old));
         causes
+    }
+}
+
+/// What is counted in whole pieces among upstream's own resources.
+const COUNTED: [&str; 9] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// No node has less than nothing, nor a part of a device.
+fn amounts(node: &Value, list: &str, causes: &mut Vec<Cause>) {
+    let amounts = node.at(&["status", list]).and_then(Value::as_object);
+    for (name, amount) in amounts.into_iter().flat_map(api::value::Map::iter) {
+        let Some(quantity) = amount.as_str().and_then(|text| Quantity::parse(text).ok()) else { continue };
+        let path = Path::root("status").child(list).child(name);
+        if quantity.is_negative() {
+            let why = "must be greater than or equal to 0";
+            causes.push(cause::invalid(&path, amount.clone(), why));
+        }
+        let is_device =
+            name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
+        if (is_device || COUNTED.contains(&name.as_str())) && quantity.milli_value() % 1000 != 0 {
+            causes.push(cause::invalid(&path, amount.clone(), "must be an integer"));
+        }
     }
 }
 
@@ -128,6 +164,22 @@ mod tests {
         assert_eq!(
             causes[0].to_string(),
             "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
+        );
+    }
+
+    #[test]
+    fn a_node_has_whole_devices_and_no_less_than_nothing() {
+        let node =
+            json!({"status": {"capacity": {"cpu": "1500m", "memory": "-1", "example.com/gpu": "1500m"}}});
+        let mut causes = Vec::new();
+        amounts(&node, "capacity", &mut causes);
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            causes,
+            [
+                "status.capacity.example.com/gpu: Invalid value: \"1500m\": must be an integer",
+                "status.capacity.memory: Invalid value: \"-1\": must be greater than or equal to 0",
+            ]
         );
     }
 

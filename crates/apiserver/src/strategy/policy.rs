@@ -178,10 +178,12 @@ impl Strategy for Events {
         let regarding = object.str_at(&["involvedObject", "namespace"]);
         let regarding = regarding.or_else(|| object.str_at(&["regarding", "namespace"])).unwrap_or_default();
         let mut causes = Vec::new();
+        // Newer events may lie elsewhere than what they are about.
+        let is_new = object.at(&["eventTime"]).is_some_and(|time| !time.is_empty());
         let fits = if regarding.is_empty() {
             matches!(namespace, "default" | "kube-system")
         } else {
-            regarding == namespace
+            is_new || regarding == namespace
         };
         if !fits {
             let why = "does not match event.namespace";
@@ -233,6 +235,17 @@ mod tests {
             &json!({"metadata": {"name": "a"}, "value": 1000000001}),
             "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
         );
+    }
+
+    #[test]
+    fn only_an_old_event_must_be_where_its_object_is() {
+        let event = |time: Value| json!({"metadata": {"namespace": "default"}, "involvedObject": {"namespace": "a"}, "eventTime": time});
+        check(
+            &Events,
+            &event(Value::Null),
+            "involvedObject.namespace: Invalid value: \"a\": does not match event.namespace",
+        );
+        check(&Events, &event("2026-01-01T00:00:00.000000Z".into()), "");
     }
 
     #[test]

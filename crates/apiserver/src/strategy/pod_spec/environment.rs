@@ -144,8 +144,15 @@ pub(super) fn sources(container: &Value, path: &Path, causes: &mut Vec<Cause>) {
         for key in ["configMapRef", "secretRef"] {
             if let Some(reference) = source.get(key).filter(|value| !value.is_null()) {
                 count += 1;
-                if text(reference, "name").is_empty() {
-                    causes.push(cause::required(place.child(key).child("name"), ""));
+                let (name, place) = (text(reference, "name"), place.child(key).child("name"));
+                if name.is_empty() {
+                    causes.push(cause::required(place, ""));
+                } else {
+                    // Upstream judges it like the beginning of a name.
+                    let begun = name.strip_suffix('-').filter(|begun| !begun.is_empty()).unwrap_or(name);
+                    causes.extend(
+                        names::is_subdomain(begun).iter().map(|why| cause::invalid(&place, name, why)),
+                    );
                 }
             }
         }

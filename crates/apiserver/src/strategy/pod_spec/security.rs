@@ -1,11 +1,18 @@
 //! Users, groups and profiles.
 
+use std::collections::HashSet;
+
 use api::status::Cause;
 use api::validation::{Path, cause, names};
 use api::value::Value;
 
 use super::{text, volumes};
 use crate::strategy::words;
+
+/// How long the name of a setting of the kernel may be.
+const SYSCTL_NAME_BYTES: usize = 253;
+/// What such a name looks like, in upstream's words.
+const SYSCTL_NAME: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 
 fn ids(context: &Value, fields: &[&str], path: &Path, causes: &mut Vec<Cause>) {
     for field in fields {
@@ -27,6 +34,29 @@ pub(super) fn pod(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         causes.extend(wrong.iter().map(|why| cause::invalid(&path, group, why)));
     }
     seccomp(context, &path.child("seccompProfile"), causes);
+    sysctls(context, &path.child("sysctls"), causes);
+}
+
+fn sysctls(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let is_part = |part: &str| {
+        let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let ends = (part.bytes().next(), part.bytes().last());
+        part.bytes().all(|byte| is_letter(byte) || matches!(byte, b'-' | b'_'))
+            && matches!(ends, (Some(first), Some(last)) if is_letter(first) && is_letter(last))
+    };
+    let mut seen = HashSet::new();
+    for (index, sysctl) in context.array_at(&["sysctls"]).iter().enumerate() {
+        let (name, path) = (text(sysctl, "name"), path.index(index).child("name"));
+        if name.is_empty() {
+            causes.push(cause::required(path, ""));
+        } else if name.len() > SYSCTL_NAME_BYTES || !name.split(['.', '/']).all(is_part) {
+            let why =
+                format!("must have at most {SYSCTL_NAME_BYTES} characters and match regex {SYSCTL_NAME}");
+            causes.push(cause::invalid(path, name, &why));
+        } else if !seen.insert(name) {
+            causes.push(cause::duplicate(path, name));
+        }
+    }
 }
 
 pub(super) fn container(context: &Value, spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
@@ -65,5 +95,27 @@ fn seccomp(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
             causes.push(words::shown("FieldValueInvalid", &path, "Invalid value", &members, why));
         }
         (_, None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    #[test]
+    fn settings_of_the_kernel_have_names() {
+        let context = json!({"sysctls": [
+            {"name": "net.ipv4/tcp_syncookies"}, {"name": "../x"}, {"name": "a..b"}, {"name": "net.ipv4/tcp_syncookies"}
+        ]});
+        let mut causes = Vec::new();
+        sysctls(&context, &Path::root("s"), &mut causes);
+        let fields: Vec<(&str, &str)> =
+            causes.iter().map(|cause| (cause.field.as_str(), cause.reason.as_str())).collect();
+        let invalid = "FieldValueInvalid";
+        assert_eq!(
+            fields,
+            [("s[1].name", invalid), ("s[2].name", invalid), ("s[3].name", "FieldValueDuplicate")]
+        );
     }
 }

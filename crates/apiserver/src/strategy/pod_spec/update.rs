@@ -125,12 +125,57 @@ fn narrowed(munged: &mut Value, old: &Value, path: &Path, causes: &mut Vec<Cause
         .all(|(key, value)| after.and_then(|after| after.get(key)) == Some(value));
     if !kept {
         let value = munged.get("nodeSelector").cloned().unwrap_or_default();
-        causes.push(cause::invalid(path.child("nodeSelector"), value, "only additions are allowed"));
+        let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        causes.push(cause::invalid(path.child("nodeSelector"), value, why));
     }
     match old.get("nodeSelector") {
         Some(selector) => munged.set(&["nodeSelector"], selector.clone()),
         None => {
             munged.remove(&["nodeSelector"]);
+        }
+    }
+    const AFFINITY: [&str; 2] = ["affinity", "nodeAffinity"];
+    let (before, after) = (old.at(&AFFINITY), munged.at(&AFFINITY).cloned());
+    if before == after.as_ref() {
+        return;
+    }
+    let path = path.child("affinity").child("nodeAffinity");
+    narrowed_affinity(terms(after.as_ref()), terms(before), &path, causes);
+    if let Some(before) = before {
+        munged.set(&AFFINITY, before.clone());
+        return;
+    }
+    munged.remove(&AFFINITY);
+    if old.get("affinity").is_none() && munged.get("affinity").is_some_and(Value::is_empty) {
+        munged.remove(&["affinity"]);
+    }
+}
+
+/// What nodes must be like.
+fn terms(affinity: Option<&Value>) -> &[Value] {
+    let path = ["requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    affinity.map_or(&[], |affinity| affinity.array_at(&path))
+}
+
+/// Where there was no choice of nodes any may be made; each term of one may only ask for more.
+fn narrowed_affinity(after: &[Value], before: &[Value], path: &Path, causes: &mut Vec<Cause>) {
+    if before.is_empty() {
+        return;
+    }
+    let path = path.child("requiredDuringSchedulingIgnoredDuringExecution").child("nodeSelectorTerms");
+    if after.len() != before.len() {
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        causes.push(cause::invalid(path, after.to_vec(), why));
+        return;
+    }
+    const LISTS: [&str; 2] = ["matchExpressions", "matchFields"];
+    for (index, (after, before)) in after.iter().zip(before).enumerate() {
+        // A term that asks for nothing selects nothing, so that an addition would widen it.
+        let selects_nothing = |term: &Value| LISTS.iter().all(|list| term.array_at(&[list]).is_empty());
+        let is_kept = |list: &&str| after.array_at(&[list]).starts_with(before.array_at(&[list]));
+        if (selects_nothing(before) && !selects_nothing(after)) || !LISTS.iter().all(is_kept) {
+            let why = "only additions are allowed (no mutations or deletions)";
+            causes.push(cause::invalid(path.index(index), after.clone(), why));
         }
     }
 }
@@ -161,5 +206,45 @@ fn collect(new: &Value, old: &Value, path: &Path, out: &mut Vec<String>) {
         }
         _ if new != old => out.push(format!("-{path}: {old}\n+{path}: {new}")),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    fn gated(affinity: Value) -> Value {
+        let mut pod = json!({"spec": {"containers": [], "schedulingGates": [{"name": "a.b/c"}]}});
+        if !affinity.is_empty() {
+            pod.set(&["spec", "affinity"], affinity);
+        }
+        pod
+    }
+
+    fn nodes(values: &[&str]) -> Value {
+        let expressions: Vec<Value> =
+            values.iter().map(|value| json!({"key": (*value), "operator": "Exists"})).collect();
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": (Value::from(expressions))}]}}})
+    }
+
+    #[test]
+    fn a_gated_pod_may_choose_fewer_nodes() {
+        let (none, one, two) = (gated(Value::object()), gated(nodes(&["a"])), gated(nodes(&["a", "b"])));
+        assert_eq!(pod(&one, &none), []);
+        assert_eq!(pod(&two, &one), []);
+        let place =
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+        let wider = pod(&one, &two);
+        assert_eq!(wider.len(), 1);
+        assert_eq!(wider[0].field, format!("{place}[0]"));
+        assert!(wider[0].message.ends_with("only additions are allowed (no mutations or deletions)"));
+        assert_eq!(pod(&none, &one)[0].field, place);
+        let mut free = (one.clone(), none);
+        for side in [&mut free.0, &mut free.1] {
+            side.remove(&["spec", "schedulingGates"]);
+        }
+        assert!(pod(&free.0, &free.1)[0].message.contains("pod updates may not change fields"));
     }
 }

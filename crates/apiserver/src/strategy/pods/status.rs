@@ -56,11 +56,30 @@ pub(super) fn validate(new: &Value, old: &Value) -> Vec<Cause> {
         let ip = ip.str_at(&["ip"]).unwrap_or_default();
         causes.extend(address::ip_for_legacy_field(path.child("podIPs").index(index), ip));
     }
-    for (index, ip) in new.array_at(&["status", "hostIPs"]).iter().enumerate() {
-        let ip = ip.str_at(&["ip"]).unwrap_or_default();
-        causes.extend(address::ip_for_legacy_field(path.child("hostIPs").index(index).child("ip"), ip));
-    }
+    host_addresses(new, &path.child("hostIPs"), &mut causes);
     causes
+}
+
+/// The first is the one that old clients know, and there is one of each family.
+fn host_addresses(new: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let addresses: Vec<&str> = new
+        .array_at(&["status", "hostIPs"])
+        .iter()
+        .map(|address| address.str_at(&["ip"]).unwrap_or_default())
+        .collect();
+    let Some(first) = addresses.first() else { return };
+    if *first != new.str_at(&["status", "hostIP"]).unwrap_or_default() {
+        causes.push(cause::invalid(path.index(0).child("ip"), *first, "must be equal to `hostIP`"));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        causes.extend(address::ip_for_legacy_field(path.index(index).child("ip"), address));
+    }
+    let is_v6 = |address: &str| address.contains(':');
+    if addresses.len() > 2 || (addresses.len() == 2 && is_v6(addresses[0]) == is_v6(addresses[1])) {
+        // Upstream shows its inner form.
+        let shown: Vec<Value> = addresses.iter().map(|address| api::json!({"IP": (*address)})).collect();
+        causes.push(cause::invalid(path, shown, "may specify no more than one IP for each IP family"));
+    }
 }
 
 /// A container that ended for good does not run again.
@@ -85,5 +104,32 @@ fn restarts(new: &Value, old: &Value, list: &str, places: &str, causes: &mut Vec
             let why = "may not be transitioned to non-terminated state";
             causes.push(cause::forbidden(path.index(index).child("state"), why));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::json;
+
+    #[test]
+    fn a_pod_is_on_a_host_with_one_address_of_each_family() {
+        let check = |status: Value, expect: &str| {
+            let mut causes = Vec::new();
+            host_addresses(&json!({"status": status}), &Path::root("status").child("hostIPs"), &mut causes);
+            let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+            assert_eq!(causes.join("; "), expect);
+        };
+        check(json!({}), "");
+        check(json!({"hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}), "");
+        check(
+            json!({"hostIP": "10.0.0.2", "hostIPs": [{"ip": "10.0.0.1"}]}),
+            "status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`",
+        );
+        check(
+            json!({"hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}),
+            "status.hostIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"10.0.0.2\"}]: may specify no more than \
+             one IP for each IP family",
+        );
     }
 }
