@@ -9,6 +9,7 @@ mod clock;
 mod level;
 mod random;
 mod tasks;
+pub mod tree;
 
 pub use backoff::Backoff;
 pub use clock::Clock;

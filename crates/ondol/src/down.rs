@@ -226,13 +226,10 @@ fn wipe_network_without_record(layout: &Layout) -> anyhow::Result<()> {
 /// Removes a file, or a folder with whatever is mounted in it.
 fn remove(path: &Path) -> anyhow::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    let removed = if metadata.is_dir() {
+    if metadata.is_dir() {
         unmount_below(path)?;
-        std::fs::remove_dir_all(path)
-    } else {
-        std::fs::remove_file(path)
-    };
-    removed.with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", path.display()))
+    }
+    base::tree::remove(path).with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", path.display()))
 }
 
 fn unmount_below(folder: &Path) -> anyhow::Result<()> {

@@ -271,7 +271,7 @@ impl Shared {
         }
         let shm = directory.join(SHM_DIRECTORY);
         while unmount(&shm, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
-        match std::fs::remove_dir_all(&directory) {
+        match base::tree::remove(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::kernel("removing the run directory", directory, error))
             }

@@ -62,7 +62,7 @@ impl Store {
         }
         collected.layers = trash.len();
         for path in trash {
-            std::fs::remove_dir_all(&path).map_err(Error::storage("removing", &path))?;
+            base::tree::remove(&path).map_err(Error::storage("removing", &path))?;
         }
         sync_folder(&self.0.root.join("blobs/sha256"))?;
         sync_folder(&self.0.root.join("layers"))?;
@@ -124,11 +124,7 @@ impl Store {
             if path.extension().is_some_and(|extension| extension == "partial") {
                 continue;
             }
-            let removed = match path.is_dir() && !path.is_symlink() {
-                true => std::fs::remove_dir_all(&path),
-                false => std::fs::remove_file(&path),
-            };
-            removed.map_err(Error::storage("removing", &path))?;
+            base::tree::remove(&path).map_err(Error::storage("removing", &path))?;
         }
         Ok(())
     }

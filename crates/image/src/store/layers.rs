@@ -85,7 +85,7 @@ impl Store {
         let done = self.fill(plan, &parents, &scratch).and_then(|()| self.settle(&scratch, &place));
         if done.is_err() {
             // A failure to clean up is swept at the next opening; the first error is the one to tell.
-            let _ = std::fs::remove_dir_all(&scratch);
+            let _ = base::tree::remove(&scratch);
         }
         done?;
         self.link(plan.chain_id).map(|_| ())
@@ -105,7 +105,7 @@ impl Store {
             Ok(()) => sync_folder(&self.0.root.join("layers")),
             // An import and a pull unpacked the same layer at once; one is enough.
             Err(_) if place.exists() => {
-                std::fs::remove_dir_all(scratch).map_err(Error::storage("removing", scratch))
+                base::tree::remove(scratch).map_err(Error::storage("removing", scratch))
             }
             Err(error) => Err(Error::storage("renaming", scratch)(error)),
         }

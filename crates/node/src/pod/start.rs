@@ -345,7 +345,7 @@ impl Worker {
                 let is_older_root =
                     old.file_name().to_str().and_then(|n| n.strip_suffix(".root")?.parse::<u32>().ok());
                 if is_older_root.is_some_and(|number| number + 1 < restarts) {
-                    std::fs::remove_dir_all(old.path()).map_err(failed)?;
+                    base::tree::remove(&old.path()).map_err(failed)?;
                 }
             }
         }

@@ -42,7 +42,7 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
     let name = format!("..{}", now.strftime("%Y_%m_%d_%H_%M_%S.%9f"));
     let fresh = directory.join(&name);
     if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
+        base::tree::remove(&fresh)?;
     }
     fs::create_dir(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
@@ -66,7 +66,7 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
     fs::rename(&new_link, directory.join(DATA))?;
     link_tops(directory, files)?;
     if let Some(old) = old {
-        fs::remove_dir_all(directory.join(old))?;
+        base::tree::remove(&directory.join(old))?;
     }
     Ok(true)
 }

@@ -403,7 +403,7 @@ pub fn remove(directory: &Path) -> io::Result<()> {
     for target in below {
         unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
     }
-    match std::fs::remove_dir_all(directory) {
+    match base::tree::remove(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
