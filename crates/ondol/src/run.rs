@@ -164,6 +164,7 @@ async fn live(
         Some(Err(error)) => (None, Err(error)),
         None => (None, Ok(())),
     };
+    admin.ending();
     manager.stopping();
     if let Some(parts) = &parts {
         if let Some(node) = &parts.node {
