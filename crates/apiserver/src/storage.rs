@@ -201,10 +201,9 @@ impl Storage {
             CommitError::Conflict(conflict) => {
                 Failure::Conflict { step: conflict.step, current: conflict.current.as_deref().map(object) }
             }
-            CommitError::Busy => Failure::Status(Status::too_many_requests(
-                error.to_string(),
-                limits::RETRY_AFTER_SECONDS,
-            )),
+            CommitError::Busy => {
+                Failure::Status(Status::too_many_requests(error.to_string(), limits::RETRY_AFTER_SECONDS))
+            }
             CommitError::Invalid(ref invalid) => Failure::Status(Status::new(
                 api::status::Reason::RequestEntityTooLarge,
                 format!("Request entity too large: {invalid}"),

@@ -229,7 +229,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     if metadata.is_dir() {
         unmount_below(path)?;
     }
-    base::tree::remove(path).with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", path.display()))
+    base::tree::remove(path)
+        .with_context(|| format!("{} cannot be removed; see what holds it (\"lsof +D\")", path.display()))
 }
 
 fn unmount_below(folder: &Path) -> anyhow::Result<()> {

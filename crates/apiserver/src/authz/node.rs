@@ -52,8 +52,7 @@ pub(super) fn decide(node: &str, attributes: &Attributes<'_>, graph: &dyn Graph)
         ("coordination.k8s.io", "leases", "") => lease(node, verb, namespace, name),
         ("", "configmaps" | "secrets", "") => referenced(node, verb, resource, namespace, name, graph),
         ("", "serviceaccounts", _) if matches!((verb, subresource), ("create", "token") | ("get", "")) => {
-            let uses =
-                |pod: &Object| pod.namespace() == namespace && service_account(&pod.to_tree()) == name;
+            let uses = |pod: &Object| pod.namespace() == namespace && service_account(&pod.to_tree()) == name;
             related(node, graph, uses)
         }
         ("authentication.k8s.io", "tokenreviews", "")

@@ -12,11 +12,11 @@ use store::{Expectation, Operation as StoreOperation, Revision, Transaction};
 use super::{Outcome, commit_companions};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
+use crate::codec;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Failure, Record, Storage, object};
 use crate::strategy::Context;
-use crate::codec;
 
 /// The finalizer that keeps an owner until its dependents that block it are gone.
 const FOREGROUND: &str = "foregroundDeletion";
