@@ -188,7 +188,7 @@ mod tests {
         let stage = Stage::new(Mirroring);
         let meta = |more: Value| {
             let mut meta = json!({"name": "s", "namespace": "d", "uid": "s"});
-            more.as_object().into_iter().flat_map(|map| map.iter()).for_each(|(key, value)| {
+            more.as_object().into_iter().flat_map(api::value::Map::iter).for_each(|(key, value)| {
                 meta.set(&[key.as_str()], value.clone());
             });
             meta
