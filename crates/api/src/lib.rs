@@ -7,7 +7,7 @@
 //! - [`schema`]: decoding, defaulting, validating and encoding by those facts.
 //! - [`selector`], [`quantity`], [`patch`], [`fields`]: the small languages of the API, pure.
 //! - [`validation`]: the rules that all kinds share, and the words for what breaks them.
-//! - [`print`]: objects as rows of a table.
+//! - [`mod@print`]: objects as rows of a table.
 //! - [`status`]: the one error that crosses the API.
 //! - [`time`]: the two forms of a time.
 //! - [`yaml`]: texts as upstream reads them, and where in a text a node stands.

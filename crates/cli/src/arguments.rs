@@ -16,7 +16,7 @@ pub struct Arguments {
     /// Which of several instances on this machine is meant
     #[arg(long, global = true, env = "ONDOL_INSTANCE", default_value = "default", value_name = "NAME")]
     pub instance: String,
-    /// Where the instance keeps its data [default: /var/lib/ondol/<instance>]
+    /// Where the instance keeps its data [default: /var/lib/ondol/INSTANCE]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Files that kubectl reads, separated by ':'
@@ -52,7 +52,7 @@ pub enum Verb {
     Up(Up),
     /// Run the API with controllers and scheduler, without a node
     ///
-    /// Writes one kubeconfig for each --node into <data-dir>/agents; give it to `ondol agent` there.
+    /// Writes one kubeconfig for each --node into the folder `agents` of its data; give it to `ondol agent` there.
     Server(Server),
     /// Run a node that joins a server
     Agent(Agent),

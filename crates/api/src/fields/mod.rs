@@ -1,7 +1,7 @@
 //! Who owns which field: field sets, comparison of objects by field, and `metadata.managedFields`.
 //!
 //! Written after `structured-merge-diff` and the `managedfields` package of apimachinery. The apply verb will add
-//! a merge beside [`compare`]; sets, comparison and [`managed`] are as it needs them.
+//! a merge beside [`mod@compare`]; sets, comparison and [`managed`] are as it needs them.
 
 pub mod compare;
 pub mod element;
