@@ -63,8 +63,8 @@ get_in_pod() { k exec "$1" -- /bin/get "$2"; }
 is_up() { "$ONDOL" --instance "$1" status -o json 2>/dev/null | grep -q '"ready": *true'; }
 
 # terminal COMMAND...: runs it on a terminal of its own, and shows what it wrote there.
-# `script` has its command run by $SHELL, which need not know our quoting.
-terminal() { SHELL=$BASH timeout 60 script -qefc "$(printf '%q ' "$@")" /dev/null; }
+# `script` has its command run by $SHELL, which need not know our quoting; without a TERM a terminal is taken for none.
+terminal() { SHELL=$BASH TERM=xterm timeout 60 script -qefc "$(printf '%q ' "$@")" /dev/null; }
 # background COMMAND...: runs it until `end_background`; what it says goes into $scratch/background.
 background() { timeout 60 "$@" >"$scratch/background" 2>&1 & shadow=$!; }
 background_says() { grep -qE -e "$1" "$scratch/background"; }
@@ -133,12 +133,12 @@ start_load() {
     done
     within 10 has_asked 10
 }
-# One line each time: when it began, in microseconds; the status; which version answered.
+# One line each time: when it began, in microseconds; the status; what went wrong; which version answered.
 ask_on() {
     local began status
     while :; do
         began=${EPOCHREALTIME/./}
-        status=$(curl -s -o "$2" --max-time 5 -w '%{http_code}' "$1")
+        status=$(curl -s -o "$2" --max-time 5 -w '%{http_code} %{errormsg}' "$1")
         echo "$began $status $(grep -o '"version": *"[^"]*"' "$2")" >>"$scratch/load"
     done
 }
@@ -150,5 +150,5 @@ stop_load() {
     kill "${load[@]}" 2>/dev/null; wait "${load[@]}" 2>/dev/null; load=()
     [ "$asked" -eq 0 ] || return 1
     all=$(wc -l <"$scratch/load"); bad=$(grep -vc '^[0-9]* 200 ' "$scratch/load")
-    [ "$bad" -eq 0 ] || because "$bad of $all requests failed: $(grep -v '^[0-9]* 200 ' "$scratch/load" | cut -d' ' -f2 | sort | uniq -c | tr '\n' ' ')"
+    [ "$bad" -eq 0 ] || because "$bad of $all requests failed: $(grep -v '^[0-9]* 200 ' "$scratch/load" | cut -d' ' -f2-12 | sort | uniq -c | tr '\n' ' ')"
 }

@@ -93,8 +93,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "managed-fields-one-level-deep",
         file: "crates/api/src/fields/set.rs",
-        search: "pairs.push((entry.element.text(), entry.children.value(entry.member)));",
-        replace: "pairs.push((entry.element.text(), Self::new().value(entry.member)));",
+        search: "entry.children.write(entry.member, out);",
+        replace: "Self::new().write(entry.member, out);",
         package: "api",
         suite: LIB,
         test: "managed_fields_are_upstreams_to_the_leaf",
