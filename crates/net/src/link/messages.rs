@@ -15,6 +15,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELNEIGH: u16 = 29;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -37,6 +38,7 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const NDA_DST: u16 = 1;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -215,6 +217,16 @@ fn octets(address: IpAddr) -> ([u8; 16], usize) {
 
 fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+/// Forgets whose hardware address belongs to `address` behind a link.
+pub(super) fn delete_neighbour(batch: &mut Batch, index: u32, address: IpAddr) {
+    // struct ndmsg: family, padding, index, state, flags, type.
+    let mut header = [0_u8; 12];
+    header[0] = family(address);
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let (bytes, length) = octets(address);
+    batch.message(RTM_DELNEIGH, NLM_F_ACK, &header, |m| m.attribute(NDA_DST, &bytes[..length]));
 }
 
 fn address_message(batch: &mut Batch, kind: u16, flags: u16, index: u32, cidr: Cidr) {

@@ -210,6 +210,15 @@ impl Network {
                 }
                 other => other?,
             }
+            // A pod that had the address before may be remembered as the one that has it.
+            for address in attachment.addresses {
+                let mut batch = socket.batch();
+                messages::delete_neighbour(&mut batch, bridge_index, *address);
+                match socket.execute(&batch, &format!("forget the former neighbour {address}")) {
+                    Err(error) if error.is(Errno::NOENT) => {}
+                    other => other?,
+                }
+            }
         }
         let pod = find_link(&mut inner, POD_INTERFACE)?
             .ok_or_else(|| NetlinkError::Garbled { action: format!("creating {veth}") })?;

@@ -1,6 +1,7 @@
 //! What is made and what is left.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use net::address::Protocol;
 use net::instance::Instance;
@@ -8,7 +9,7 @@ use net::link::{Attachment, BridgeSpec, LinkError, Network};
 use net::rules::{Applied, Rules};
 use net::sysctl::Record;
 
-use crate::space::{BRIDGE_ADDRESS, MTU, Space, World, attach, pod_address, service};
+use crate::space::{BRIDGE_ADDRESS, MTU, Space, World, attach, greeting, pod_address, service};
 
 /// Links, routes and our sysctl, as text.
 fn snapshot(space: &Space) -> String {
@@ -113,6 +114,20 @@ fn bridges_and_pods_can_be_made_again_and_swept() {
     assert_eq!(network.sweep(&BTreeSet::from(["a".to_owned()])).expect("swept"), 1);
     assert_eq!(keys(&network), ["a"]);
     assert_eq!(network.sweep(&BTreeSet::from(["a".to_owned()])).expect("swept"), 0);
+}
+
+#[test]
+fn a_pod_with_the_address_of_a_former_one_is_reached_at_once() {
+    let world = World::new("heir", false);
+    let network = world.node.run(|| Network::open(&world.instance).expect("opened"));
+    assert_eq!(world.node.ask("10.244.0.2:8080").0, "pod-a");
+    // The node remembers where the former one was until it has waited for an answer in vain.
+    network.sweep(&BTreeSet::from(["pod-b".to_owned(), "pod-c".to_owned()])).expect("swept");
+    let heir = Space::new();
+    attach(&network, &heir, "heir", pod_address(0), BRIDGE_ADDRESS);
+    heir.serve_tcp(8080, "heir");
+    let stream = world.node.connect("10.244.0.2:8080", Duration::from_secs(2)).expect("reached");
+    assert_eq!(greeting(stream).0, "heir");
 }
 
 #[test]
