@@ -6,13 +6,16 @@
 
 mod backoff;
 mod clock;
+mod error;
 mod level;
+pub mod mounts;
 mod random;
 mod tasks;
 pub mod tree;
 
 pub use backoff::Backoff;
 pub use clock::Clock;
+pub use error::with_causes;
 pub use level::Level;
 pub use random::Random;
 pub use tasks::{Stop, Stopper, Tasks};

@@ -242,12 +242,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 fn unreachable_server(server: &str, error: &dyn std::error::Error) -> Status {
-    let mut message = format!("the server {server} cannot be reached: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
+    let message = format!("the server {server} cannot be reached: {}", base::with_causes(error));
     Status::new(Reason::ServiceUnavailable, message)
 }
 

@@ -119,13 +119,6 @@ impl Error {
 
     /// The error and all its sources in one line, for an event or a status.
     pub fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        base::with_causes(self)
     }
 }

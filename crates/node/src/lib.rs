@@ -21,4 +21,3 @@ pub mod server;
 pub mod services;
 pub mod supported;
 pub mod volume;
-mod words;

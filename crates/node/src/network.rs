@@ -22,7 +22,6 @@ use net::sysctl::Record;
 use tracing::{debug, info, warn};
 
 use crate::context::PodNetwork;
-use crate::words::with_causes;
 
 /// The setting by which the machine routes.
 const FORWARDING: &str = "net/ipv4/ip_forward";
@@ -120,7 +119,7 @@ impl BridgeNetwork {
         match self.0.network.mtu(&self.0.bridge) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(format!("the bridge {} is gone; restart ondol to make it anew", self.0.bridge)),
-            Err(error) => Err(format!("the network cannot be looked at: {}", with_causes(&error))),
+            Err(error) => Err(format!("the network cannot be looked at: {}", base::with_causes(&error))),
         }
     }
 
@@ -179,7 +178,7 @@ impl PodNetwork for BridgeNetwork {
                     if new {
                         self.release(uid);
                     }
-                    Err(with_causes(&error))
+                    Err(base::with_causes(&error))
                 }
             }
         }

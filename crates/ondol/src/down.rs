@@ -245,29 +245,7 @@ fn unmount_below(folder: &Path) -> anyhow::Result<()> {
 
 /// Mount points strictly below `folder`, in the order of mounting.
 fn mounts_below(mountinfo: &str, folder: &Path) -> Vec<PathBuf> {
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).map(PathBuf::from);
-    points.filter(|point| point.starts_with(folder) && point != folder).collect()
-}
-
-/// The kernel writes blanks in paths as octal numbers.
-fn unescape(text: &str) -> String {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut bytes = text.as_bytes();
-    while let Some((first, rest)) = bytes.split_first() {
-        let octal = (*first == b'\\').then(|| rest.get(..3)).flatten();
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match code {
-            Some(code) => {
-                plain.push(code);
-                bytes = &rest[3..];
-            }
-            None => {
-                plain.push(*first);
-                bytes = rest;
-            }
-        }
-    }
-    String::from_utf8_lossy(&plain).into_owned()
+    base::mounts::points(mountinfo).filter(|point| point.starts_with(folder) && point != folder).collect()
 }
 
 #[cfg(test)]
@@ -282,11 +260,5 @@ mod tests {
             mounts_below(text, Path::new("/d")),
             [PathBuf::from("/d/x"), PathBuf::from("/d/with blank")]
         );
-    }
-
-    #[test]
-    fn odd_escapes_stay_as_they_are() {
-        assert_eq!(unescape("a\\04"), "a\\04");
-        assert_eq!(unescape("\\134x\\999"), "\\x\\999");
     }
 }

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tracing::debug;
 
 use super::registry::Session;
-use super::transport::{STALL_TIMEOUT, broken_off, in_full};
+use super::transport::{STALL_TIMEOUT, broken_off};
 use super::{ATTEMPTS_MAX, Event, Progress, Puller, RETRY_AFTER_MAX, RETRY_CEILING};
 use crate::digest::Digest;
 use crate::document::Descriptor;
@@ -132,7 +132,9 @@ impl Puller {
         let receiving = async {
             let mut reported = done;
             while let Some(frame) = match self.clock.timeout(STALL_TIMEOUT, body.frame()).await {
-                Some(frame) => frame.transpose().map_err(|error| broken_off(&what, in_full(&error)))?,
+                Some(frame) => {
+                    frame.transpose().map_err(|error| broken_off(&what, base::with_causes(&error)))?
+                }
                 None => return Err(broken_off(&what, "nothing came for a while".to_owned())),
             } {
                 let Ok(data) = frame.into_data() else { continue };

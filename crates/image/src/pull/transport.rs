@@ -160,7 +160,7 @@ impl Transport {
         let hint = "check the network and the registry, then try again";
         match self.clock.timeout(HEAD_TIMEOUT, sender.send_request(self.request(call)?)).await {
             None => Err(origin.unreachable(format!("no answer within {} s", HEAD_TIMEOUT.as_secs()), hint)),
-            Some(Err(error)) => Err(origin.unreachable(in_full(&error), hint)),
+            Some(Err(error)) => Err(origin.unreachable(base::with_causes(&error), hint)),
             Some(Ok(response)) => {
                 self.keep(origin, sender);
                 Ok(response)
@@ -249,7 +249,7 @@ impl Transport {
     {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| origin.unreachable(in_full(&error), "check that it is a registry"))?;
+            .map_err(|error| origin.unreachable(base::with_causes(&error), "check that it is a registry"))?;
         self.tasks.spawn("a connection to a registry", async move {
             // Whoever waits for an answer gets the error; here nobody does.
             let _ = connection.await;
@@ -300,7 +300,7 @@ impl Transport {
                         crate::document::limit(what, &bytes, limit)?;
                     }
                 }
-                Some(Some(Err(error))) => return Err(broken_off(what, in_full(&error))),
+                Some(Some(Err(error))) => return Err(broken_off(what, base::with_causes(&error))),
                 None => return Err(broken_off(what, "nothing came for a while".to_owned())),
             }
         }
@@ -314,16 +314,6 @@ pub(super) fn broken_off(what: &str, reason: String) -> Error {
         reason: format!("{what} broke off: {reason}"),
         hint,
     }
-}
-
-pub(super) fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn tls_error(origin: &Origin, error: &std::io::Error) -> Error {

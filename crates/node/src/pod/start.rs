@@ -17,7 +17,6 @@ use crate::pod::quality::{Quality, milli, units};
 use crate::pod::worker::{Desired, RETRY, Worker};
 use crate::probe::{Action, Place};
 use crate::volume;
-use crate::words::with_causes;
 
 /// How long a hook may take if nothing else bounds it.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -103,7 +102,7 @@ impl Worker {
                 ..sandbox::Spec::default()
             })
             .await
-            .map_err(|error| with_causes(&error))?;
+            .map_err(|error| base::with_causes(&error))?;
         let ips = if on_host {
             self.context.settings.host_ips.clone()
         } else {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::words::with_causes;
 use api::json;
 use api::status::Status;
 use api::value::Value;
@@ -66,7 +65,7 @@ async fn run(
         output: wanted.stdout || wanted.tty,
         errors: wanted.stderr && !wanted.tty,
     };
-    let mut exec = sandbox.exec(spec).await.map_err(|error| with_causes(&error))?;
+    let mut exec = sandbox.exec(spec).await.map_err(|error| base::with_causes(&error))?;
     let window = match (&exec.output, wanted.tty) {
         (Some(output), true) => output.try_clone().ok(),
         _ => None,
@@ -101,7 +100,7 @@ async fn run(
         (exit, _) = async { tokio::join!(end, outputs) } => exit,
         never = aside => match never {},
     };
-    Ok(exit.map_err(|error| with_causes(&error))?.code)
+    Ok(exit.map_err(|error| base::with_causes(&error))?.code)
 }
 
 /// Takes part in a container's streams until it ends or the client leaves.
@@ -134,7 +133,7 @@ async fn join(
         output: wanted.stdout,
         errors: wanted.stderr && !wanted.tty,
     };
-    let mut attached = sandbox.attach(spec).await.map_err(|error| with_causes(&error))?;
+    let mut attached = sandbox.attach(spec).await.map_err(|error| base::with_causes(&error))?;
     let over = base::Stopper::new();
     let ended = over.signal();
     let outputs = futures::future::join(

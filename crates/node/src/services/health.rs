@@ -15,8 +15,6 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use wire::serve::{Limits, Server};
 use wire::{Body, Response};
 
-use crate::words::with_causes;
-
 /// Connections to one such port at once; balancers are few.
 const CONNECTIONS: usize = 64;
 /// How long a question that has begun may take to be answered when the port closes.
@@ -84,7 +82,8 @@ impl HealthPorts {
     fn listen(&self, key: &Key, check: &Check) -> Result<Open, String> {
         let addresses: Vec<SocketAddr> =
             self.addresses.iter().map(|address| SocketAddr::new(*address, check.port)).collect();
-        let server = Server::bind(&addresses, self.clock.clone()).map_err(|error| with_causes(&error))?;
+        let server =
+            Server::bind(&addresses, self.clock.clone()).map_err(|error| base::with_causes(&error))?;
         let server = server.with_limits(Limits { connections: CONNECTIONS, ..Limits::default() });
         let endpoints = Arc::new(AtomicUsize::new(check.endpoints));
         let stopper = Stopper::child(&self.stop);

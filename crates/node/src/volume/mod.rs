@@ -6,9 +6,7 @@ pub mod files;
 pub mod sub_path;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -397,7 +395,7 @@ fn host_path(host: &core::HostPathVolumeSource) -> io::Result<PathBuf> {
 /// Removes a pod's directory with its volumes; what is mounted below it is unmounted first. Blocking.
 pub fn remove(directory: &Path) -> io::Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).map(PathBuf::from);
+    let targets = base::mounts::points(&mounts);
     let mut below: Vec<PathBuf> = targets.filter(|target| target.starts_with(directory)).collect();
     below.sort_by_key(|target| std::cmp::Reverse(target.as_os_str().len()));
     for target in below {
@@ -413,27 +411,6 @@ pub fn remove(directory: &Path) -> io::Result<()> {
 fn is_mounted(folder: &Path) -> io::Result<bool> {
     let device = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.dev());
     Ok(device(folder)? != device(&folder.join(".."))?)
-}
-
-/// The kernel writes blanks and the like in paths as octal numbers.
-fn unescape(text: &str) -> OsString {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut bytes = text.as_bytes();
-    while let Some((first, rest)) = bytes.split_first() {
-        let digits =
-            rest.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) => {
-                plain.push(code);
-                bytes = &rest[3..];
-            }
-            None => {
-                plain.push(*first);
-                bytes = rest;
-            }
-        }
-    }
-    OsString::from_vec(plain)
 }
 
 #[cfg(test)]
@@ -465,12 +442,6 @@ mod tests {
         assert!(is_mounted(Path::new("/proc")).unwrap());
         assert!(!is_mounted(Path::new("/proc/self")).unwrap());
         assert!(is_mounted(Path::new("/nowhere/at/all")).is_err());
-    }
-
-    #[test]
-    fn targets_of_mounts_are_read_as_the_kernel_writes_them() {
-        assert_eq!(unescape("/with\\040space/\\134x"), "/with space/\\x");
-        assert_eq!(unescape("/plain\\04"), "/plain\\04");
     }
 
     #[test]
