@@ -174,9 +174,10 @@ impl Budget<'_> {
         }
         if expected.unmanaged > 0 {
             let words = format!(
-                "{} of the pods that this budget selects have no controller, so a share of them cannot be \
-                 counted; to protect them set spec.minAvailable to a number",
-                expected.unmanaged
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, \
+                 the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To \
+                 account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                go_selector(self.tree.at(&["spec", "selector"]))
             );
             plan.note(Note::warning(self.object, "UnmanagedPods", words));
         }
@@ -273,6 +274,32 @@ impl Budget<'_> {
         plan.write(Write::merge(target.subresource("status"), &patch));
         true
     }
+}
+
+/// A selector as upstream's messages spell it: Go's way for that struct.
+fn go_selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flat_map(Map::iter);
+    let mut labels: Vec<String> = labels
+        .map(|(key, value)| format!("{}: {},", key.as_str(), value.as_str().unwrap_or_default()))
+        .collect();
+    labels.sort();
+    let expressions = selector.array_at(&["matchExpressions"]).iter().map(|expression| {
+        let word = |field| expression.str_at(&[field]).unwrap_or_default();
+        let values = expression.array_at(&["values"]).iter().filter_map(Value::as_str);
+        let values = values.collect::<Vec<_>>().join(" ");
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+            word("key"),
+            word("operator")
+        )
+    });
+    let expressions: String = expressions.collect();
+    let labels = labels.concat();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
 }
 
 /// A pod leads to the budgets that select it, as it was and as it is.
@@ -404,6 +431,26 @@ mod tests {
         stage.at("2026-01-01T00:01:00Z");
         assert_eq!(status(&stage).int_at(&["currentHealthy"]), Some(6));
         assert_eq!(stage.plan("d/b").notes[0].reason, "NotDeleted");
+    }
+
+    #[test]
+    fn pods_that_nobody_manages_are_told_in_upstreams_words() {
+        let stage = stage(6);
+        stage.put(&PODS, pod("alone", true, None));
+        let mut selected = budget(json!({"maxUnavailable": 3i64}), json!({}));
+        let expression = json!({"key": "app", "operator": "In", "values": ["a", "b"]});
+        selected.set(&["spec", "selector", "matchExpressions"], vec![expression]);
+        stage.put(&POD_DISRUPTION_BUDGETS, selected);
+        let plan = stage.plan("d/b");
+        let note = plan.notes.iter().find(|note| note.reason == "UnmanagedPods").expect("it is told");
+        assert_eq!(
+            note.message,
+            "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: \
+             a,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:app,Operator:In,Values:[a \
+             b],},},}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, \
+             which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" \
+             field of the PDB to an integer value."
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The controllers, one file each. Each is a pure plan over mirrors; `control` runs them.
 //!
-//! What is deliberately absent: clocks, I/O, caches. A controller that needs to remember something writes it into
-//! an object.
+//! What is deliberately absent: I/O, caches, and asking what time it is. A controller that needs to remember something
+//! writes it into an object; only since when something is as it is, where no object says so, some remember themselves
+//! as upstream's do (`seen`, `endpoints::trigger`), and begin anew with the process.
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub mod pod_garbage;
 pub mod pods;
 pub mod replicas;
 pub mod root_ca;
+mod seen;
 pub mod service_account;
 pub mod service_cidr;
 pub mod service_repair;
@@ -45,8 +47,8 @@ pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::Deployments),
         Arc::new(replicas::Replicas::sets()),
         Arc::new(replicas::Replicas::controllers()),
-        Arc::new(endpoints::Slices),
-        Arc::new(endpoints::Endpoints),
+        Arc::new(endpoints::Slices::default()),
+        Arc::new(endpoints::Endpoints::default()),
         Arc::new(endpoints::Mirroring),
         Arc::new(namespace::Namespaces),
         Arc::new(garbage::Garbage),
@@ -55,9 +57,9 @@ pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
         Arc::new(token::Tokens::new(&settings.ca_pem, settings.sign_token.clone())),
         Arc::new(node_addresses::NodeAddresses::new(&settings.pod_networks, &settings.service_cidrs)),
         Arc::new(load_balancer::LoadBalancers::new(&settings.reserved_ports)),
-        Arc::new(pod_garbage::PodGarbage::default()),
-        Arc::new(node_lifecycle::NodeLifecycle::new(settings.started)),
-        Arc::new(taint_eviction::TaintEviction),
+        Arc::new(pod_garbage::PodGarbage::new(&settings.clock)),
+        Arc::new(node_lifecycle::NodeLifecycle::new(&settings.clock)),
+        Arc::new(taint_eviction::TaintEviction::new(&settings.clock)),
         Arc::new(disruption::Disruption),
         Arc::new(stale_disruption::StaleDisruption),
         Arc::new(service_repair::ServiceRepair),
@@ -91,7 +93,7 @@ mod tests {
             }],
             service_cidrs: Vec::new(),
             reserved_ports: Vec::new(),
-            started: Timestamp::UNIX_EPOCH,
+            clock: base::Clock::system(),
         }
     }
 

@@ -1,11 +1,11 @@
 //! Nodes that fall silent: their conditions become unknown, taints keep pods away, their pods are no longer ready.
 //!
-//! Upstream remembers when it saw a heartbeat last; here the heartbeat's own time counts (of the Lease or of the
-//! Ready condition, whichever is later), but never a time before this program began. So clocks of nodes must agree
-//! to within the grace period. What is deliberately absent: evictions. Those follow from the taints.
+//! What counts is when a heartbeat (a Lease that is renewed, a Ready condition that is reported) was seen to change, on
+//! our own clock that runs on evenly, not the time that is written in it: whatever somebody sets the clock of a node or of
+//! this machine to, no node falls silent. What is deliberately absent: evictions. Those follow from the taints.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::interface::{PatchKind, Target};
@@ -14,6 +14,7 @@ use api::names::{LEASES, NODES, PODS};
 use api::object::Object;
 use api::time::seconds;
 use api::value::Value;
+use base::Clock;
 use control::mirror::{Change, Key};
 use control::plan::{Controller, Plan, Watches, Write};
 use control::recorder::Note;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 
 use crate::condition;
 use crate::node_pods::{node_of, on_node};
+use crate::seen::Seen;
 
 /// Silence after which a node is unknown (`nodeMonitorGracePeriod`).
 const GRACE: Duration = Duration::from_secs(50);
@@ -59,13 +61,19 @@ const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPres
 
 /// The controller of nodes' health.
 pub struct NodeLifecycle {
-    started: Timestamp,
+    /// The heartbeats of nodes.
+    heartbeats: Seen<String, Heartbeat>,
+    /// The nodes that were told of, for the events of their coming and going.
+    registered: Mutex<BTreeMap<String, Arc<Object>>>,
 }
 
+/// What a node says that changes while it lives: the times in its Ready condition and in its Lease, as they are written.
+type Heartbeat = (Option<String>, Option<String>);
+
 impl NodeLifecycle {
-    /// Of a program that began at `started`.
-    pub fn new(started: Timestamp) -> Self {
-        Self { started }
+    /// What was missed before `clock` began does not count.
+    pub fn new(clock: &Clock) -> Self {
+        Self { heartbeats: Seen::new(clock), registered: Mutex::default() }
     }
 }
 
@@ -88,10 +96,12 @@ impl Controller for NodeLifecycle {
 
     fn plan(&self, world: &World, key: &Key, now: Timestamp) -> Plan {
         let mut plan = Plan::nothing();
-        let Some(node) = world.get(&NODES, "", &key.name) else { return plan };
+        let node = world.get(&NODES, "", &key.name);
+        self.tell(&mut plan, &key.name, node.as_ref());
+        let Some(node) = node else { return plan };
         let tree = node.to_tree();
         label(&mut plan, &node);
-        if let Some(left) = self.time_left(world, &tree, now) {
+        if let Some(left) = self.time_left(world, &tree) {
             plan.again_after(left);
         } else {
             let unknown = unknown_conditions(&tree, now);
@@ -116,22 +126,37 @@ impl Controller for NodeLifecycle {
 }
 
 impl NodeLifecycle {
+    /// Tells, once, of a node that has come or gone.
+    fn tell(&self, plan: &mut Plan, name: &str, node: Option<&Arc<Object>>) {
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        match node {
+            Some(node) => {
+                if registered.insert(name.to_owned(), node.clone()).is_none() {
+                    let words = format!("Node {name} event: Registered Node {name} in Controller");
+                    plan.note(Note::normal(node, "RegisteredNode", words));
+                }
+            }
+            None => {
+                self.heartbeats.forget(&name.to_owned());
+                if let Some(gone) = registered.remove(name) {
+                    let words = format!("Node {name} event: Removing Node {name} from Controller");
+                    plan.note(Note::normal(&gone, "RemovingNode", words));
+                }
+            }
+        }
+    }
+
     /// How long a node may still be silent; `None` if it has been for too long.
-    fn time_left(&self, world: &World, node: &Value, now: Timestamp) -> Option<Duration> {
+    fn time_left(&self, world: &World, node: &Value) -> Option<Duration> {
         let ready = condition::find(node.array_at(&["status", "conditions"]), "Ready");
-        let created = condition::read_time(node.at(&["metadata", "creationTimestamp"]));
-        let reported = match ready {
-            Some(ready) => condition::read_time(ready.get("lastHeartbeatTime")),
-            None => created,
-        };
+        let reported = ready.and_then(|ready| ready.str_at(&["lastHeartbeatTime"])).map(str::to_owned);
         let name = node.str_at(&["metadata", "name"]).unwrap_or_default();
         let lease = world.get(&LEASES, LEASE_NAMESPACE, name);
         let renewed =
-            lease.and_then(|lease| condition::read_time(lease.to_tree().at(&["spec", "renewTime"])));
-        let heard = [reported, renewed, Some(self.started)].into_iter().flatten().max()?;
+            lease.and_then(|lease| lease.to_tree().str_at(&["spec", "renewTime"]).map(str::to_owned));
+        let silent = self.heartbeats.since(name.to_owned(), (reported, renewed));
         let grace = if ready.is_some() { GRACE } else { STARTUP_GRACE };
-        let passed = Duration::try_from(now.duration_since(heard)).unwrap_or_default();
-        grace.checked_sub(passed).filter(|left| !left.is_zero())
+        grace.checked_sub(silent).filter(|left| !left.is_zero())
     }
 }
 
@@ -200,12 +225,7 @@ fn taint(plan: &mut Plan, world: &World, node: &Object, tree: &Value, now: Times
         if is_ours(word("key"), word("effect")) && !wanted.contains(&(word("key"), word("effect"))) {
             continue;
         }
-        let mut kept = taint.clone();
-        // How long pods tolerate a taint counts from here.
-        if word("effect") == "NoExecute" && taint.get("timeAdded").is_none() {
-            kept.set(&["timeAdded"], seconds(now));
-        }
-        taints.push(kept);
+        taints.push(taint.clone());
     }
     for (key, effect) in wanted {
         let has =
@@ -310,13 +330,17 @@ fn mark_pods(plan: &mut Plan, world: &World, node: &Object, now: Timestamp) {
     }
 }
 
-/// A node leads to itself; when it begins or ceases to answer, to all: what they may lose depends on how many do.
+/// A node leads to itself; when it comes, goes, begins or ceases to answer, to all: what they may lose depends on how
+/// many do.
 fn nodes_of_node(world: &World, change: &Change) -> Vec<Key> {
     let ready = |side: &Option<Arc<Object>>| side.as_ref().map(|node| is_ready(&node.to_tree()));
-    if ready(&change.old) == ready(&change.new) {
-        return change.either().map(Key::of).into_iter().collect();
-    }
-    world.list(&NODES, "").iter().map(|node| Key::of(node)).collect()
+    let own = change.either().map(Key::of);
+    let others = match ready(&change.old) != ready(&change.new) {
+        true => world.list(&NODES, ""),
+        false => Vec::new(),
+    };
+    let others = others.iter().map(|node| Key::of(node)).filter(|node| Some(node) != own.as_ref());
+    own.iter().cloned().chain(others).collect()
 }
 
 fn node_of_lease(_: &World, change: &Change) -> Vec<Key> {
@@ -337,8 +361,23 @@ mod tests {
     use super::*;
     use crate::stage::Stage;
 
-    fn stage() -> Stage<NodeLifecycle> {
-        Stage::new(NodeLifecycle::new("2025-01-01T00:00:00Z".parse().unwrap()))
+    /// A world with these nodes, which have been known for a while.
+    fn stage(nodes: Vec<Value>) -> Stage<NodeLifecycle> {
+        let stage = Stage::new(NodeLifecycle::new(&Clock::simulated(START.parse().unwrap())));
+        let names: Vec<String> =
+            nodes.iter().map(|node| format!("/{}", node.str_at(&["metadata", "name"]).unwrap())).collect();
+        nodes.into_iter().for_each(|node| stage.put(&NODES, node));
+        names.iter().for_each(|name| drop(stage.plan(name)));
+        stage
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    fn lease(renewed: &str) -> Value {
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "n", "namespace": LEASE_NAMESPACE}, "spec": {"renewTime": renewed}})
     }
 
     fn node(name: &str, ready: &str, heartbeat: &str, taints: Vec<Value>) -> Value {
@@ -356,34 +395,66 @@ mod tests {
         node
     }
 
+    const START: &str = "2026-01-01T00:00:00Z";
     const LONG_AGO: &str = "2025-12-31T23:59:10Z";
     const JUST_NOW: &str = "2025-12-31T23:59:55Z";
 
-    #[test]
-    fn silence_makes_a_node_unknown_and_a_lease_keeps_it_alive() {
-        let stage = stage();
-        stage.put(&NODES, node("n", "True", LONG_AGO, vec![]));
-        let plan = stage.plan("/n");
-        let lines = crate::stage::spell(&plan);
+    #[tokio::test(start_paused = true)]
+    async fn silence_makes_a_node_unknown_and_a_lease_keeps_it_alive() {
+        let stage = stage(vec![node("n", "True", LONG_AGO, vec![])]);
+        pass(49).await;
+        stage.check("/n", &[]);
+        assert_eq!(stage.plan("/n").again_after, Some(Duration::from_secs(1)));
+        stage.put(&LEASES, lease(JUST_NOW));
+        stage.check("/n", &[]);
+        pass(10).await;
+        stage.check("/n", &[]);
+        assert_eq!(stage.plan("/n").again_after, Some(Duration::from_secs(40)));
+        pass(40).await;
+        let lines = crate::stage::spell(&stage.plan("/n"));
         assert_eq!(lines[0].matches("Kubelet stopped posting node status.").count(), 4, "{}", lines[0]);
         assert_eq!(lines[1], "Normal NodeNotReady: Node n status is now: NodeNotReady");
-        stage.put(
-            &LEASES,
-            json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": {"name": "n", "namespace": LEASE_NAMESPACE}, "spec": {"renewTime": "2025-12-31T23:59:50.500000Z"}}),
-        );
-        stage.check("/n", &[]);
-        assert_eq!(stage.plan("/n").again_after, Some(Duration::from_millis(40_500)));
     }
 
-    #[test]
-    fn labels_of_old_follow_those_that_took_their_place() {
-        let stage = stage();
+    #[tokio::test(start_paused = true)]
+    async fn nobodys_clock_makes_a_node_silent() {
+        let mut stage = stage(vec![node("n", "True", JUST_NOW, vec![])]);
+        // The wall clock of this machine is set, far ahead and far back.
+        for now in ["2030-01-01T00:00:00Z", "2020-01-01T00:00:00Z"] {
+            stage.at(now);
+            stage.check("/n", &[]);
+        }
+        // The node's clock is wrong, and then set back.
+        for renewed in
+            ["2040-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z", "1999-01-01T00:00:10.000000Z"]
+        {
+            pass(45).await;
+            stage.put(&LEASES, lease(renewed));
+            stage.check("/n", &[]);
+        }
+        pass(50).await;
+        assert!(!crate::stage::spell(&stage.plan("/n")).is_empty(), "silence is seen nevertheless");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_told_of_when_it_comes_and_when_it_goes() {
+        let stage = Stage::new(NodeLifecycle::new(&Clock::simulated(START.parse().unwrap())));
+        let tree = node("n", "True", JUST_NOW, vec![]);
+        stage.put(&NODES, tree.clone());
+        stage.check("/n", &["Normal RegisteredNode: Node n event: Registered Node n in Controller"]);
+        stage.check("/n", &[]);
+        assert_eq!(stage.keys_of_going(&NODES, tree), ["/n"]);
+        stage.check("/n", &["Normal RemovingNode: Node n event: Removing Node n from Controller"]);
+        stage.check("/n", &[]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn labels_of_old_follow_those_that_took_their_place() {
         let mut tree = node("n", "True", JUST_NOW, vec![]);
         let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64",
             "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64"});
         tree.set(&["metadata", "labels"], labels);
-        stage.put(&NODES, tree);
+        let stage = stage(vec![tree]);
         stage.check(
             "/n",
             &[r#"patch nodes /n {"metadata":{"labels":{"beta.kubernetes.io/arch":"arm64"},"uid":"n"}}"#],
@@ -391,19 +462,16 @@ mod tests {
         assert_eq!(stage.controller.source(), "node-controller");
     }
 
-    #[test]
-    fn what_was_missed_before_the_start_does_not_count() {
-        let stage = Stage::new(NodeLifecycle::new("2025-12-31T23:59:58Z".parse().unwrap()));
-        stage.put(&NODES, node("n", "True", "2025-12-01T00:00:00Z", vec![]));
-        stage.check("/n", &[]);
+    #[tokio::test(start_paused = true)]
+    async fn what_was_missed_before_the_start_does_not_count() {
+        stage(vec![node("n", "True", "2025-12-01T00:00:00Z", vec![])]).check("/n", &[]);
     }
 
-    #[test]
-    fn a_silent_node_is_tainted_while_another_answers_and_its_pods_are_not_ready() {
-        let stage = stage();
-        stage
-            .put(&NODES, node("n", "Unknown", LONG_AGO, vec![json!({"key": "mine", "effect": "NoExecute"})]));
-        stage.put(&NODES, node("other", "True", JUST_NOW, vec![]));
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_is_tainted_while_another_answers_and_its_pods_are_not_ready() {
+        let mine = json!({"key": "mine", "effect": "NoExecute"});
+        let stage =
+            stage(vec![node("n", "Unknown", LONG_AGO, vec![mine]), node("other", "True", JUST_NOW, vec![])]);
         stage.put(
             &PODS,
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "d", "uid": "p"},
@@ -412,17 +480,16 @@ mod tests {
         stage.check(
             "/n",
             &[
-                r#"patch nodes /n {"metadata":{"resourceVersion":"7","uid":"n"},"spec":{"taints":[{"effect":"NoExecute","key":"mine","timeAdded":"2026-01-01T00:00:00Z"},{"effect":"NoSchedule","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"},{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
+                r#"patch nodes /n {"metadata":{"resourceVersion":"7","uid":"n"},"spec":{"taints":[{"effect":"NoExecute","key":"mine"},{"effect":"NoSchedule","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"},{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
                 r#"patch pods d/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"lastTransitionTime":"2026-01-01T00:00:00Z","status":"False","type":"Ready"}]}}"#,
             ],
         );
     }
 
-    #[test]
-    fn when_no_node_answers_nobody_loses_pods() {
-        let stage = stage();
+    #[tokio::test(start_paused = true)]
+    async fn when_no_node_answers_nobody_loses_pods() {
         let taint = json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": LONG_AGO});
-        stage.put(&NODES, node("n", "Unknown", LONG_AGO, vec![taint]));
+        let stage = stage(vec![node("n", "Unknown", LONG_AGO, vec![taint])]);
         stage.check(
             "/n",
             &[
@@ -431,15 +498,14 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_healthy_node_loses_our_taints_only() {
-        let stage = stage();
+    #[tokio::test(start_paused = true)]
+    async fn a_healthy_node_loses_our_taints_only() {
         let taints = vec![
             json!({"key": NOT_READY, "effect": "NoSchedule"}),
             json!({"key": NOT_READY, "effect": "NoExecute", "timeAdded": LONG_AGO}),
             json!({"key": "mine", "effect": "NoSchedule"}),
         ];
-        stage.put(&NODES, node("n", "True", JUST_NOW, taints));
+        let stage = stage(vec![node("n", "True", JUST_NOW, taints)]);
         stage.check(
             "/n",
             &[
@@ -448,26 +514,26 @@ mod tests {
         );
     }
 
-    #[test]
-    fn nodes_of_a_zone_lose_their_pods_one_after_the_other() {
-        let stage = stage();
+    #[tokio::test(start_paused = true)]
+    async fn nodes_of_a_zone_lose_their_pods_one_after_the_other() {
         let recent = json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2025-12-31T23:59:53Z"});
         let tainted = json!({"key": UNREACHABLE, "effect": "NoSchedule"});
-        stage.put(&NODES, node("a", "Unknown", LONG_AGO, vec![tainted.clone(), recent]));
-        stage.put(&NODES, node("b", "Unknown", LONG_AGO, vec![tainted]));
-        stage.put(&NODES, node("c", "True", JUST_NOW, vec![]));
+        let stage = stage(vec![
+            node("a", "Unknown", LONG_AGO, vec![tainted.clone(), recent]),
+            node("b", "Unknown", LONG_AGO, vec![tainted]),
+            node("c", "True", JUST_NOW, vec![]),
+        ]);
         stage.check("/b", &[]);
         assert_eq!(stage.plan("/b").again_after, Some(Duration::from_secs(3)));
     }
 
-    #[test]
-    fn conditions_and_unschedulable_become_taints() {
-        let stage = stage();
+    #[tokio::test(start_paused = true)]
+    async fn conditions_and_unschedulable_become_taints() {
         let mut pressed = node("n", "True", JUST_NOW, vec![]);
         pressed.set(&["spec", "unschedulable"], true);
         let conditions = pressed.at_mut(&["status", "conditions"]).and_then(Value::as_array_mut).unwrap();
         conditions[1].set(&["status"], "True");
-        stage.put(&NODES, pressed);
+        let stage = stage(vec![pressed]);
         let line = crate::stage::spell(&stage.plan("/n")).remove(0);
         assert!(
             line.contains("node.kubernetes.io/memory-pressure") && line.contains(UNSCHEDULABLE),

@@ -8,13 +8,14 @@ use api::json;
 use api::names::{NODES, PODS};
 use api::object::Object;
 use api::value::Value;
+use base::Clock;
 use control::mirror::{Change, Key};
 use control::plan::{Controller, Plan, Watches, Write};
 use control::world::World;
 use jiff::Timestamp;
 
-use crate::mention::mentions;
 use crate::node_pods::{node_of, on_node, phase_of};
+use crate::seen::Seen;
 use crate::{condition, guard};
 
 /// Pods that have ended and may stay, over the whole cluster.
@@ -25,19 +26,20 @@ const DELETIONS: usize = 500;
 const NEXT_DELETIONS: Duration = Duration::from_secs(1);
 /// How long a node may be gone before its pods go: one that registers anew at once keeps them.
 const QUARANTINE: Duration = Duration::from_secs(40);
-/// The condition that remembers since when a pod's node is gone.
-pub const NODE_GONE: &str = "ondol.dev/NodeGone";
 /// By this taint users say that a node that does not answer is really off.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The collector of pods. A key is a pod; the empty key is all that have ended.
 pub struct PodGarbage {
     ended_pods: usize,
+    /// Nodes that pods name and that are not there.
+    missing: Seen<String, ()>,
 }
 
-impl Default for PodGarbage {
-    fn default() -> Self {
-        Self { ended_pods: ENDED_PODS }
+impl PodGarbage {
+    /// Measures with `clock` how long nodes are gone.
+    pub fn new(clock: &Clock) -> Self {
+        Self { ended_pods: ENDED_PODS, missing: Seen::new(clock) }
     }
 }
 
@@ -58,9 +60,11 @@ impl Controller for PodGarbage {
         let Some(pod) = world.get(&PODS, &key.namespace, &key.name) else { return plan };
         let node_name = node_of(&pod);
         let node = world.get(&NODES, "", &node_name);
+        if node.is_some() {
+            self.missing.forget(&node_name);
+        }
         // Nearly all pods are on a node that is there, or wait for one: of these no tree is read.
-        let waits = node_name.is_empty() || (node.is_some() && !mentions(&pod, NODE_GONE));
-        if waits && !pod.is_deleting() {
+        if (node_name.is_empty() || node.is_some()) && !pod.is_deleting() {
             return plan;
         }
         let tree = pod.to_tree();
@@ -68,14 +72,10 @@ impl Controller for PodGarbage {
             fail_and_delete(&mut plan, &pod, &tree, None);
             return plan;
         }
-        let marked = condition::find(tree.array_at(&["status", "conditions"]), NODE_GONE);
         match node {
-            None => wait_and_delete(&mut plan, &pod, &tree, marked, now),
+            None => self.wait_and_delete(&mut plan, world, &pod, &tree, now),
             Some(node) if pod.is_deleting() && is_out_of_service(&node.to_tree()) => {
                 fail_and_delete(&mut plan, &pod, &tree, None);
-            }
-            Some(_) if marked.is_some() => {
-                plan.write(set_condition(&pod, json!({"$patch": "delete", "type": NODE_GONE})));
             }
             Some(_) => {}
         }
@@ -107,6 +107,24 @@ impl PodGarbage {
         }
         plan
     }
+
+    /// The node is gone: the pod is deleted when it has been for a while.
+    fn wait_and_delete(&self, plan: &mut Plan, world: &World, pod: &Object, tree: &Value, now: Timestamp) {
+        let node = node_of(pod);
+        let gone = self.missing.since(node.clone(), ());
+        if let Some(left) = QUARANTINE.checked_sub(gone).filter(|left| !left.is_zero()) {
+            return plan.again_after(left);
+        }
+        if on_node(world, &node).len() <= 1 {
+            // The last one: for whoever names this node later it begins anew.
+            self.missing.forget(&node);
+        }
+        plan.write(guard::require_gone(Target::new(&NODES, "", &node)));
+        plan.then();
+        let message = "PodGC: node no longer exists";
+        let disruption = condition::new("DisruptionTarget", "True", "DeletionByPodGC", message, now);
+        fail_and_delete(plan, pod, tree, Some(disruption));
+    }
 }
 
 fn has_ended(pod: &Object) -> bool {
@@ -118,29 +136,6 @@ fn is_out_of_service(node: &Value) -> bool {
     let is_ready = ready.and_then(|ready| ready.str_at(&["status"])) == Some("True");
     let taints = node.array_at(&["spec", "taints"]);
     !is_ready && taints.iter().any(|taint| taint.str_at(&["key"]) == Some(OUT_OF_SERVICE))
-}
-
-/// The node is gone: the pod is marked with the time, and deleted when that is long ago.
-fn wait_and_delete(plan: &mut Plan, pod: &Object, tree: &Value, marked: Option<&Value>, now: Timestamp) {
-    let since = condition::read_time(marked.and_then(|marked| marked.get("lastTransitionTime")));
-    let node = tree.str_at(&["spec", "nodeName"]).unwrap_or_default();
-    let target = Target::new(&NODES, "", node);
-    let Some(since) = since else {
-        plan.write(guard::require_gone(target));
-        plan.then();
-        let words = format!("Node {node} is not there; the pod is deleted unless it comes back");
-        plan.write(set_condition(pod, condition::new(NODE_GONE, "True", "NodeGone", &words, now)));
-        return;
-    };
-    let passed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-    if let Some(left) = QUARANTINE.checked_sub(passed).filter(|left| !left.is_zero()) {
-        return plan.again_after(left);
-    }
-    plan.write(guard::require_gone(target));
-    plan.then();
-    let message = "PodGC: node no longer exists";
-    let disruption = condition::new("DisruptionTarget", "True", "DeletionByPodGC", message, now);
-    fail_and_delete(plan, pod, tree, Some(disruption));
 }
 
 /// There is no agent that would say how the pod ended, so it has failed; then it is taken away at once.
@@ -161,11 +156,6 @@ fn fail_and_delete(plan: &mut Plan, pod: &Object, tree: &Value, condition: Optio
 
 fn delete(pod: &Object) -> Write {
     Write::delete(&PODS, pod, DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() })
-}
-
-fn set_condition(pod: &Object, condition: Value) -> Write {
-    let conditions = vec![condition];
-    status_patch(pod, &json!({"metadata": {"uid": (pod.uid())}, "status": {"conditions": conditions}}))
 }
 
 fn status_patch(pod: &Object, patch: &Value) -> Write {
@@ -207,42 +197,46 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}})
     }
 
-    #[test]
-    fn pods_of_a_node_that_stays_away_are_deleted_after_a_while() {
-        let mut stage = Stage::new(PodGarbage::default());
+    fn stage() -> Stage<PodGarbage> {
+        Stage::new(PodGarbage::new(&Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_a_node_that_stays_away_are_deleted_after_a_while() {
+        let mut stage = stage();
         stage.put(&NODES, node());
         stage.put(&PODS, pod("p", "n", "Running"));
         stage.check("d/p", &[]);
         assert_eq!(stage.keys_of_going(&NODES, node()), ["d/p"]);
-        let plan = stage.plan("d/p");
-        assert_eq!((plan.stages.len(), plan.again_after), (2, None), "first the pod is marked");
-        let mut marked = pod("p", "n", "Running");
-        marked.set(
-            &["status", "conditions"],
-            vec![condition::new(NODE_GONE, "True", "NodeGone", "", stage.now)],
-        );
-        stage.put(&PODS, marked);
-        stage.at("2026-01-01T00:00:30Z");
+        // Nobody writes on the pod that its node is gone, and a clock that is set makes it no longer.
+        stage.at("2030-01-01T00:00:00Z");
+        stage.check("d/p", &[]);
+        tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(stage.plan("d/p").again_after, Some(Duration::from_secs(10)));
-        stage.at("2026-01-01T00:00:40Z");
+        // A node that comes back keeps its pods, and begins anew when it goes again.
+        stage.put(&NODES, node());
+        stage.check("d/p", &[]);
+        stage.keys_of_going(&NODES, node());
+        assert_eq!(stage.plan("d/p").again_after, Some(Duration::from_secs(40)));
+        tokio::time::advance(Duration::from_secs(40)).await;
         stage.check(
             "d/p",
             &[
                 "require gone nodes /n",
-                r#"patch pods d/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"lastTransitionTime":"2026-01-01T00:00:40Z","message":"PodGC: node no longer exists","reason":"DeletionByPodGC","status":"True","type":"DisruptionTarget"}],"phase":"Failed"}}"#,
+                r#"patch pods d/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"lastTransitionTime":"2030-01-01T00:00:00Z","message":"PodGC: node no longer exists","reason":"DeletionByPodGC","status":"True","type":"DisruptionTarget"}],"phase":"Failed"}}"#,
                 "delete pods d/p in 0 s",
             ],
         );
-        stage.put(&NODES, node());
-        stage.check(
-            "d/p",
-            &[r#"patch pods d/p/status {"metadata":{"uid":"p"},"status":{"conditions":[{"$patch":"delete","type":"ondol.dev/NodeGone"}]}}"#],
+        assert_eq!(
+            stage.plan("d/p").again_after,
+            Some(QUARANTINE),
+            "the last one ends the memory of its node"
         );
     }
 
-    #[test]
-    fn a_pod_that_ends_without_a_node_goes_once() {
-        let stage = Stage::new(PodGarbage::default());
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_ends_without_a_node_goes_once() {
+        let stage = stage();
         let mut ending = pod("p", "", "Pending");
         ending.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
         stage.put(&PODS, ending.clone());
@@ -259,9 +253,9 @@ mod tests {
         stage.check("d/p", &[]);
     }
 
-    #[test]
-    fn a_node_that_is_out_of_service_lets_its_ending_pods_go() {
-        let stage = Stage::new(PodGarbage::default());
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_out_of_service_lets_its_ending_pods_go() {
+        let stage = stage();
         let mut off = node();
         off.set(&["spec", "taints"], vec![json!({"key": OUT_OF_SERVICE, "effect": "NoExecute"})]);
         stage.put(&NODES, off);
@@ -273,9 +267,10 @@ mod tests {
         stage.check("d/p", &["delete pods d/p in 0 s"]);
     }
 
-    #[test]
-    fn of_too_many_ended_pods_evicted_and_old_ones_go() {
-        let stage = Stage::new(PodGarbage { ended_pods: 1 });
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_ended_pods_evicted_and_old_ones_go() {
+        let mut stage = stage();
+        stage.controller.ended_pods = 1;
         for (name, created) in [("old", "2025-01-01T00:00:00Z"), ("new", "2025-02-01T00:00:00Z")] {
             let mut ended = pod(name, "n", "Succeeded");
             ended.set(&["metadata", "creationTimestamp"], created);

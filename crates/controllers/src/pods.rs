@@ -180,8 +180,16 @@ impl PodView {
     }
 
     fn ready_condition(&self) -> Option<&Condition> {
-        let mut conditions = self.facts.status.conditions.iter().flatten();
-        conditions.find(|condition| condition.kind == "Ready").filter(|ready| ready.status == "True")
+        self.readiness().filter(|ready| ready.status == "True")
+    }
+
+    fn readiness(&self) -> Option<&Condition> {
+        self.facts.status.conditions.iter().flatten().find(|condition| condition.kind == "Ready")
+    }
+
+    /// Since when it is ready, or is not.
+    pub fn readiness_since(&self) -> Option<Timestamp> {
+        read_time(self.readiness()?.last_transition_time.as_deref())
     }
 
     /// Whether its `Ready` condition holds.

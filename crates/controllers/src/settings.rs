@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::validation::address::Cidr;
-use jiff::Timestamp;
+use base::Clock;
 
 /// Facts of this cluster, read once at the start.
 #[derive(Clone)]
@@ -18,8 +18,8 @@ pub struct Settings {
     pub service_cidrs: Vec<Cidr>,
     /// Ports of the nodes that no load balancer may take, as the API server's own.
     pub reserved_ports: Vec<u16>,
-    /// When this program began. Heartbeats that nobody could receive before do not count as missed.
-    pub started: Timestamp,
+    /// Measures how long something is as it is. What was missed before it began does not count.
+    pub clock: Clock,
 }
 
 /// A network that is cut into one block for each node.

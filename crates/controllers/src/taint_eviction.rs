@@ -1,8 +1,9 @@
 //! Pods on nodes with `NoExecute` taints: deleted at once, or when they have tolerated long enough.
 //!
-//! Upstream counts from when it saw the taint. Here it counts from the taint's `timeAdded`, which the controller of
-//! nodes' health adds where it lacks, or from when the pod was bound if that is later. An eviction that has become
-//! needless is not announced as cancelled, for it was never announced.
+//! Upstream counts from when it saw the taint, and so does this where the taint does not say. Of one that says so in its
+//! `timeAdded`, as those of the controller of nodes' health do, it counts from there, or from when the pod was bound if
+//! that is later: so a restart gives no pod more time. An eviction that has become needless is not announced as
+//! cancelled, for it was never announced.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use api::json;
 use api::names::{NODES, PODS};
 use api::object::Object;
 use api::value::Value;
+use base::Clock;
 use control::mirror::{Change, Key};
 use control::plan::{Controller, Plan, Watches, Write};
 use control::recorder::Note;
@@ -20,9 +22,20 @@ use jiff::Timestamp;
 use crate::condition;
 use crate::mention::mentions;
 use crate::node_pods::{node_of, on_node};
+use crate::seen::Seen;
 
 /// The controller of evictions by taints. Its keys are pods.
-pub struct TaintEviction;
+pub struct TaintEviction {
+    /// Pods, by uid, on nodes with a taint that does not say since when it is there.
+    driven: Seen<Key, String>,
+}
+
+impl TaintEviction {
+    /// Measures with `clock` how long taints are there.
+    pub fn new(clock: &Clock) -> Self {
+        Self { driven: Seen::new(clock) }
+    }
+}
 
 impl Controller for TaintEviction {
     fn name(&self) -> &'static str {
@@ -36,13 +49,17 @@ impl Controller for TaintEviction {
     fn plan(&self, world: &World, key: &Key, now: Timestamp) -> Plan {
         let mut plan = Plan::nothing();
         let pod = world.get(&PODS, &key.namespace, &key.name);
-        let Some(pod) = pod.filter(|pod| !pod.is_deleting()) else { return plan };
-        let Some(node) = world.get(&NODES, "", &node_of(&pod)) else { return plan };
-        let taints = no_execute(&node);
-        if taints.is_empty() {
+        let node = |pod: &Object| world.get(&NODES, "", &node_of(pod));
+        let driven = pod.filter(|pod| !pod.is_deleting()).and_then(|pod| {
+            let taints = no_execute(&*node(&pod)?);
+            (!taints.is_empty()).then_some((pod, taints))
+        });
+        let Some((pod, taints)) = driven else {
+            self.driven.forget(key);
             return plan;
-        }
-        match time_left(&pod.to_tree(), &taints, now) {
+        };
+        let seen = self.driven.since(key.clone(), pod.uid().to_owned());
+        match time_left(&pod.to_tree(), &taints, seen, now) {
             None => {}
             Some(left) if left.is_zero() => evict(&mut plan, &pod, now),
             Some(left) => plan.again_after(left),
@@ -51,8 +68,8 @@ impl Controller for TaintEviction {
     }
 }
 
-/// How long a pod may stay; `None` if for ever, or until it is known since when the taint is there.
-fn time_left(pod: &Value, taints: &[Value], now: Timestamp) -> Option<Duration> {
+/// How long a pod may stay that was seen with taints for so long; `None` if for ever.
+fn time_left(pod: &Value, taints: &[Value], seen: Duration, now: Timestamp) -> Option<Duration> {
     let tolerations = pod.array_at(&["spec", "tolerations"]);
     let mut shortest = None;
     for taint in taints {
@@ -63,9 +80,13 @@ fn time_left(pod: &Value, taints: &[Value], now: Timestamp) -> Option<Duration> 
         let left = if seconds <= 0 {
             Duration::ZERO
         } else {
-            let Some(added) = condition::read_time(taint.get("timeAdded")) else { continue };
-            let since = bound_at(pod).map_or(added, |bound| bound.max(added));
-            let passed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            let passed = match condition::read_time(taint.get("timeAdded")) {
+                None => seen,
+                Some(added) => {
+                    let since = bound_at(pod).map_or(added, |bound| bound.max(added));
+                    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+                }
+            };
             Duration::from_secs(seconds.unsigned_abs()).saturating_sub(passed)
         };
         shortest = Some(shortest.map_or(left, |other: Duration| other.min(left)));
@@ -120,7 +141,11 @@ fn no_execute(node: &Object) -> Vec<Value> {
 }
 
 fn bound_pod(world: &World, change: &Change) -> Vec<Key> {
-    let pod = change.new.as_deref().filter(|pod| !pod.is_deleting());
+    let Some(pod) = change.new.as_deref() else {
+        // It is forgotten.
+        return change.either().map(Key::of).into_iter().collect();
+    };
+    let pod = Some(pod).filter(|pod| !pod.is_deleting());
     let tainted = |pod: &&Object| {
         world.get(&NODES, "", &node_of(pod)).is_some_and(|node| !no_execute(&node).is_empty())
     };
@@ -141,9 +166,16 @@ mod tests {
     use crate::stage::Stage;
 
     fn stage(toleration: Value) -> Stage<TaintEviction> {
-        let stage = Stage::new(TaintEviction);
-        let taint =
-            json!({"key": "k", "value": "5", "effect": "NoExecute", "timeAdded": "2025-12-31T23:59:00Z"});
+        stage_of(toleration, Some("2025-12-31T23:59:00Z"))
+    }
+
+    fn stage_of(toleration: Value, added: Option<&str>) -> Stage<TaintEviction> {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let stage = Stage::new(TaintEviction::new(&clock));
+        let mut taint = json!({"key": "k", "value": "5", "effect": "NoExecute"});
+        if let Some(added) = added {
+            taint.set(&["timeAdded"], added);
+        }
         stage.put(
             &NODES,
             json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"taints": [taint]}}),
@@ -165,8 +197,25 @@ mod tests {
         assert_eq!(now.or(plan.again_after), expect.map(Duration::from_secs));
     }
 
-    #[test]
-    fn tolerations_decide_how_long_a_pod_stays() {
+    #[tokio::test(start_paused = true)]
+    async fn a_taint_without_a_time_counts_from_when_it_was_seen() {
+        let toleration = json!({"key": "k", "operator": "Exists", "tolerationSeconds": 300});
+        let mut stage = stage_of(toleration, None);
+        assert_eq!(stage.plan("d/p").again_after, Some(Duration::from_secs(300)));
+        stage.at("2030-01-01T00:00:00Z");
+        tokio::time::advance(Duration::from_secs(299)).await;
+        assert_eq!(stage.plan("d/p").again_after, Some(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(stage.plan("d/p").writes().next().is_some());
+        let pod = stage.world.get(&PODS, "d", "p").unwrap().to_tree();
+        assert_eq!(stage.keys_of_going(&PODS, pod.clone()), ["d/p"]);
+        stage.check("d/p", &[]);
+        stage.put(&PODS, pod);
+        assert_eq!(stage.plan("d/p").again_after, Some(Duration::from_secs(300)), "another pod of that name");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tolerations_decide_how_long_a_pod_stays() {
         check(json!({"key": "other", "operator": "Exists"}), Some(0));
         check(json!({"key": "k", "operator": "Exists"}), None);
         check(json!({"operator": "Exists"}), None);
@@ -181,8 +230,8 @@ mod tests {
         check(json!({"key": "k", "operator": "Exists", "tolerationSeconds": (-1i64)}), Some(0));
     }
 
-    #[test]
-    fn an_eviction_says_why() {
+    #[tokio::test(start_paused = true)]
+    async fn an_eviction_says_why() {
         let stage = stage(json!({"key": "other", "operator": "Exists"}));
         stage.check(
             "d/p",

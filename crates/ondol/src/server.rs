@@ -272,7 +272,7 @@ fn start_loops(
         pod_networks: vec![PodNetwork { cidr: api_range(&facts.pods()?)?, node_prefix: NODE_PREFIX }],
         service_cidrs: vec![service_range],
         reserved_ports: vec![facts.api_port, node_port(), DNS_PORT],
-        started: ground.clock.now(),
+        clock: ground.clock.clone(),
     };
     let controllers = controllers::all(&settings);
     let mut world = World::new();

@@ -140,7 +140,7 @@ fn settings(clock: &Clock) -> Settings {
         pod_networks: vec![PodNetwork { cidr: range(POD_RANGE), node_prefix: 24 }],
         service_cidrs: vec![range(SERVICE_RANGE)],
         reserved_ports: vec![6443],
-        started: clock.now(),
+        clock: clock.clone(),
     }
 }
 

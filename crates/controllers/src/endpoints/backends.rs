@@ -95,16 +95,20 @@ impl Service<'_> {
         if families.is_empty() { vec!["IPv4"] } else { families }
     }
 
-    /// Its pods, sorted by name. Pods that have ended, have no address, or are on a node that is not there, do not
-    /// count.
-    pub fn backends(&self, world: &World) -> Vec<Backend> {
+    /// All pods that it selects, sorted by name.
+    pub fn pods(&self, world: &World) -> Vec<PodView> {
         let Some(selector) = self.tree.at(&["spec", "selector"]).and_then(Value::as_object) else {
             return Vec::new();
         };
         let selector = Selector::from_map(selector);
         let pods = world.list(&PODS, self.object.namespace());
         let selected = pods.into_iter().filter(|pod| selector.matches(pod.labels())).collect();
-        PodView::of(selected).into_iter().filter_map(|pod| self.backend(world, &pod)).collect()
+        PodView::of(selected)
+    }
+
+    /// Those of its pods that count: not the ones that have ended, have no address, or are on a node that is not there.
+    pub fn backends(&self, world: &World, pods: &[PodView]) -> Vec<Backend> {
+        pods.iter().filter_map(|pod| self.backend(world, pod)).collect()
     }
 
     fn backend(&self, world: &World, view: &PodView) -> Option<Backend> {

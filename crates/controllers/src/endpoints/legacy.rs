@@ -12,6 +12,7 @@ use control::world::World;
 use jiff::Timestamp;
 
 use super::backends::{Backend, Port, Service};
+use super::trigger::{LAST_CHANGE, Triggers};
 use super::{HEADLESS, services_of_pod};
 
 /// What the object is marked with.
@@ -23,7 +24,10 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const CAPACITY: usize = 1000;
 
 /// The Endpoints controller.
-pub struct Endpoints;
+#[derive(Default)]
+pub struct Endpoints {
+    triggers: Triggers,
+}
 
 impl Controller for Endpoints {
     fn name(&self) -> &'static str {
@@ -43,6 +47,7 @@ impl Controller for Endpoints {
         let mut plan = Plan::nothing();
         let present = world.get(&ENDPOINTS, &key.namespace, &key.name);
         let Some(object) = world.get(&SERVICES, &key.namespace, &key.name) else {
+            self.triggers.forget(key);
             // What users have written by hand for no Service is theirs.
             if let Some(ours) = present.filter(|endpoints| endpoints.label(MANAGED_BY) == Some(MANAGER)) {
                 plan.write(Write::delete(&ENDPOINTS, &ours, api::interface::DeleteOptions::default()));
@@ -54,7 +59,9 @@ impl Controller for Endpoints {
         if !service.selects() || object.is_deleting() {
             return plan;
         }
-        let (subsets, over) = subsets(&service, &service.backends(world));
+        let pods = service.pods(world);
+        let change = self.triggers.last_change(&service, &pods);
+        let (subsets, over) = subsets(&service, &service.backends(world, &pods));
         let mut labels = tree.at(&["metadata", "labels"]).cloned().unwrap_or(Value::object());
         labels.remove(&[HEADLESS]);
         if service.is_headless() {
@@ -68,6 +75,9 @@ impl Controller for Endpoints {
                     "metadata": {"name": (object.name()), "namespace": (object.namespace()), "labels": labels},
                     "subsets": subsets
                 });
+                if change != Value::Null {
+                    endpoints.set(&["metadata", "annotations", LAST_CHANGE], change);
+                }
                 if over {
                     endpoints.set(&["metadata", "annotations", OVER_CAPACITY], "truncated");
                 }
@@ -91,6 +101,7 @@ impl Controller for Endpoints {
                     json!({"metadata": {"uid": (present.uid()), "labels": labels}, "subsets": subsets});
                 let mark = if over { Value::from("truncated") } else { Value::Null };
                 patch.set(&["metadata", "annotations", OVER_CAPACITY], mark);
+                patch.set(&["metadata", "annotations", LAST_CHANGE], change);
                 plan.write(Write::merge(Target::new(&ENDPOINTS, object.namespace(), object.name()), &patch));
             }
         }

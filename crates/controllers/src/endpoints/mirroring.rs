@@ -12,13 +12,13 @@ use control::plan::{Controller, Plan, Watches, Write};
 use control::world::World;
 use jiff::Timestamp;
 
+use super::trigger::LAST_CHANGE;
 use super::{LEADER, MANAGED_BY, SERVICE_NAME, SKIP_MIRROR};
 use crate::owner::controller_reference;
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Annotations that speak of the Endpoints alone.
-const NOT_MIRRORED: [&str; 2] =
-    ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+const NOT_MIRRORED: [&str; 2] = [LAST_CHANGE, "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of one subset that are mirrored.
 const ADDRESSES_PER_SUBSET: usize = 1000;
 

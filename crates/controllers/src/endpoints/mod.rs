@@ -5,6 +5,7 @@ mod backends;
 mod legacy;
 mod mirroring;
 mod slices;
+mod trigger;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! EndpointSlices of Services that select pods.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use api::interface::{DeleteOptions, Target};
@@ -14,6 +15,7 @@ use control::world::World;
 use jiff::Timestamp;
 
 use super::backends::{Backend, Port, Service};
+use super::trigger::{LAST_CHANGE, Triggers};
 use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, services_of_pod};
 use crate::owner::controller_reference;
 
@@ -23,7 +25,10 @@ const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ENDPOINTS_PER_SLICE: usize = 100;
 
 /// The EndpointSlice controller.
-pub struct Slices;
+#[derive(Default)]
+pub struct Slices {
+    triggers: Triggers,
+}
 
 impl Controller for Slices {
     fn name(&self) -> &'static str {
@@ -42,13 +47,19 @@ impl Controller for Slices {
     fn plan(&self, world: &World, key: &Key, _now: Timestamp) -> Plan {
         let mut plan = Plan::nothing();
         // A Service that is gone takes its slices along: they are owned by it.
-        let Some(object) = world.get(&SERVICES, &key.namespace, &key.name) else { return plan };
+        let Some(object) = world.get(&SERVICES, &key.namespace, &key.name) else {
+            self.triggers.forget(key);
+            return plan;
+        };
         let tree = object.to_tree();
         let service = Service { object: &object, tree: &tree };
         if !service.selects() || object.is_deleting() {
             return plan;
         }
-        let backends = service.backends(world);
+        let pods = service.pods(world);
+        let change = self.triggers.last_change(&service, &pods);
+        let service = Changed { service, change };
+        let backends = service.backends(world, &pods);
         let (ours, stale): (Vec<_>, Vec<_>) = existing(world, &object).into_iter().partition(|slice| {
             let family = slice.tree.str_at(&["addressType"]).unwrap_or_default();
             service.families().contains(&family)
@@ -63,6 +74,20 @@ impl Controller for Slices {
             plan.write(Write::delete(&ENDPOINT_SLICES, &slice.object, DeleteOptions::default()));
         }
         plan
+    }
+}
+
+/// A Service, and what its slices are to say of what has changed them.
+struct Changed<'a> {
+    service: Service<'a>,
+    change: Value,
+}
+
+impl<'a> Deref for Changed<'a> {
+    type Target = Service<'a>;
+
+    fn deref(&self) -> &Service<'a> {
+        &self.service
     }
 }
 
@@ -85,7 +110,7 @@ fn existing(world: &World, service: &Object) -> Vec<Slice> {
 }
 
 /// Brings the slices of one address family to what the backends are, moving as few endpoints as possible.
-fn reconcile(plan: &mut Plan, service: &Service, family: &str, backends: &[Backend], present: Vec<&Slice>) {
+fn reconcile(plan: &mut Plan, service: &Changed, family: &str, backends: &[Backend], present: Vec<&Slice>) {
     let mut wanted: BTreeMap<Vec<Port>, BTreeMap<String, Value>> = BTreeMap::new();
     for backend in backends {
         if let Some((identity, endpoint)) = endpoint(backend, family) {
@@ -199,8 +224,8 @@ fn labels(service: &Service) -> Value {
     labels
 }
 
-fn create(service: &Service, family: &str, ports: &[Port], endpoints: Vec<Value>) -> Write {
-    let slice = json!({
+fn create(service: &Changed, family: &str, ports: &[Port], endpoints: Vec<Value>) -> Write {
+    let mut slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "generateName": (format!("{}-", service.object.name())),
@@ -212,10 +237,13 @@ fn create(service: &Service, family: &str, ports: &[Port], endpoints: Vec<Value>
         "ports": (ports.iter().map(Port::to_slice_port).collect::<Vec<_>>()),
         "endpoints": endpoints
     });
+    if service.change != Value::Null {
+        slice.set(&["metadata", "annotations", LAST_CHANGE], service.change.clone());
+    }
     Write::create(&ENDPOINT_SLICES, service.object.namespace(), &slice)
 }
 
-fn update(plan: &mut Plan, service: &Service, slice: &Slice, ports: &[Port], endpoints: Vec<Value>) {
+fn update(plan: &mut Plan, service: &Changed, slice: &Slice, ports: &[Port], endpoints: Vec<Value>) {
     let labels = labels(service);
     let same = slice.tree.array_at(&["endpoints"]) == endpoints
         && ports_of(&slice.tree) == ports
@@ -229,15 +257,12 @@ fn update(plan: &mut Plan, service: &Service, slice: &Slice, ports: &[Port], end
     for key in present.into_iter().filter(|key| labels.get(key).is_none()) {
         changed.set(&[&key], Value::Null);
     }
-    let patch = json!({
-        "metadata": {
-            "uid": (slice.object.uid()),
-            "labels": changed,
-            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": null}
-        },
+    let mut patch = json!({
+        "metadata": {"uid": (slice.object.uid()), "labels": changed},
         "ports": (ports.iter().map(Port::to_slice_port).collect::<Vec<_>>()),
         "endpoints": endpoints
     });
+    patch.set(&["metadata", "annotations", LAST_CHANGE], service.change.clone());
     let target = Target::new(&ENDPOINT_SLICES, slice.object.namespace(), slice.object.name());
     plan.write(Write::merge(target, &patch));
 }
@@ -299,7 +324,7 @@ mod tests {
     }
 
     fn step(world: &World) -> Vec<Value> {
-        let plan = Slices.plan(world, &Key::new("d", "s"), Timestamp::UNIX_EPOCH);
+        let plan = Slices::default().plan(world, &Key::new("d", "s"), Timestamp::UNIX_EPOCH);
         let mut made = Vec::new();
         for (n, write) in plan.writes().enumerate() {
             let Call::Create(_, body, _) = &write.call else {
@@ -321,6 +346,35 @@ mod tests {
         assert_eq!(sizes, [100, 50]);
         assert_eq!(slices[0].array_at(&["ports"])[0].int_at(&["port"]), Some(6000));
         assert!(step(&world).is_empty(), "a second plan finds nothing to do");
+    }
+
+    #[test]
+    fn a_slice_says_what_has_changed_it_last() {
+        let world = world(1, "n");
+        let slices = Slices::default();
+        let mut service = world.get(&SERVICES, "d", "s").unwrap().to_tree();
+        service.set(&["metadata", "creationTimestamp"], "2026-01-01T00:00:05Z");
+        put(&world, &SERVICES, service);
+        let lines = |slices: &Slices| {
+            crate::stage::spell(&slices.plan(&world, &Key::new("d", "s"), Timestamp::UNIX_EPOCH))
+        };
+        let made = lines(&slices).remove(0);
+        assert!(made.contains(r#"{"annotations":{"endpoints.kubernetes.io/last-change-trigger-time":"2026-01-01T00:00:05Z"}"#), "{made}");
+        let body = made.strip_prefix("create endpointslices d/ ").unwrap();
+        let mut slice = api::value::parse(body.as_bytes()).unwrap();
+        slice.set(&["metadata", "name"], "s-1");
+        put(&world, &ENDPOINT_SLICES, slice);
+        assert_eq!(lines(&slices), Vec::<String>::new());
+        let mut pod = world.get(&PODS, "d", "p0").unwrap().to_tree();
+        let condition =
+            json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:01:00Z"});
+        pod.set(&["status", "conditions"], vec![condition]);
+        put(&world, &PODS, pod);
+        let changed = lines(&slices).remove(0);
+        assert!(changed.contains(r#"last-change-trigger-time":"2026-01-01T00:01:00Z""#), "{changed}");
+        // Another plan, as after a conflict, knows of nothing that is new.
+        let again = lines(&slices).remove(0);
+        assert!(again.contains(r#"last-change-trigger-time":null"#), "{again}");
     }
 
     #[test]
