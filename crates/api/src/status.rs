@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::names::GroupResource;
+use crate::validation::cause::quoted;
 use crate::value::{Map, Str, Value};
 
 /// An answer that is not an object: an error, or the success of a deletion.
@@ -147,18 +148,18 @@ impl Status {
 
     /// No object of that name.
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
-        Self::new(Reason::NotFound, format!("{resource} \"{name}\" not found")).about(resource, name)
+        Self::new(Reason::NotFound, format!("{resource} {} not found", quoted(name))).about(resource, name)
     }
 
     /// The name is taken.
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
-        Self::new(Reason::AlreadyExists, format!("{resource} \"{name}\" already exists"))
+        Self::new(Reason::AlreadyExists, format!("{resource} {} already exists", quoted(name)))
             .about(resource, name)
     }
 
     /// Somebody wrote in between, or a precondition does not hold; `why` ends the sentence.
     pub fn conflict(resource: &GroupResource, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {resource} \"{name}\": {why}");
+        let message = format!("Operation cannot be fulfilled on {resource} {}: {why}", quoted(name));
         Self::new(Reason::Conflict, message).about(resource, name)
     }
 
@@ -167,7 +168,7 @@ impl Status {
         let message = match (resource.resource.is_empty(), name.is_empty()) {
             (true, _) => format!("forbidden: {why}"),
             (false, true) => format!("{resource} is forbidden: {why}"),
-            (false, false) => format!("{resource} \"{name}\" is forbidden: {why}"),
+            (false, false) => format!("{resource} {} is forbidden: {why}", quoted(name)),
         };
         Self::new(Reason::Forbidden, message).about(resource, name)
     }
@@ -175,7 +176,7 @@ impl Status {
     /// The object breaks rules. `kind` is the kind (not the resource), as upstream writes here.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let mut message = format!("{qualified} \"{name}\" is invalid");
+        let mut message = format!("{qualified} {} is invalid", quoted(name));
         // The sentence names equal causes once, as upstream's aggregate of errors does.
         let mut all: Vec<String> = Vec::with_capacity(causes.len());
         for words in causes.iter().map(ToString::to_string) {

@@ -136,16 +136,14 @@ pub fn complete(kind: &Kind, tree: &mut Value) {
     api::schema::finish(kind.stored_facts.ty, tree);
 }
 
-/// What the table and the rules of metadata say against a new object.
-pub fn validate_create(kind: &Kind, tree: &Value) -> Vec<Cause> {
+/// What the rules of metadata say against a new object.
+pub fn validate_metadata(kind: &Kind, tree: &Value) -> Vec<Cause> {
     let empty = Value::object();
     let metadata = tree.get("metadata").unwrap_or(&empty);
-    let mut causes = api::validation::metadata::on_create(metadata, kind.namespaced, kind.name_rule);
-    causes.extend(api::schema::validate(kind.stored_facts.ty, tree));
-    causes
+    api::validation::metadata::on_create(metadata, kind.namespaced, kind.name_rule)
 }
 
-/// The same for a changed object.
+/// What the table and the rules of metadata say against a changed object.
 pub fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str) -> Vec<Cause> {
     let empty = Value::object();
     let (new_metadata, old_metadata) =

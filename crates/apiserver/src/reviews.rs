@@ -1,5 +1,7 @@
 //! Kinds that are questions: created, answered, never kept.
 
+mod validation;
+
 use std::sync::Arc;
 
 use api::interface::{Answer, Target, WriteOptions};
@@ -14,8 +16,10 @@ use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::kinds::Kind;
+use crate::verbs::create::match_namespace;
 use crate::verbs::{Outcome, method_not_allowed};
 use crate::{codec, managed, subresource};
+use validation::About;
 
 /// Answers a question.
 pub async fn create(
@@ -36,17 +40,19 @@ pub async fn create(
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         "TokenReview" => token(gate, &review),
-        "SubjectAccessReview" => access(gate, &subject(&review)?, &review)?,
-        "LocalSubjectAccessReview" => {
-            let asked = review.str_at(&["spec", "resourceAttributes", "namespace"]).unwrap_or_default();
-            if asked != target.namespace.as_str() {
-                return Err(Status::bad_request(format!(
-                    "spec.resourceAttributes.namespace must match namespace: {asked}"
-                )));
-            }
-            access(gate, &subject(&review)?, &review)?
+        "SubjectAccessReview" => {
+            validation::judge(&review, About::Another)?;
+            access(gate, &subject(&review), &review)
         }
-        "SelfSubjectAccessReview" => access(gate, caller.identity, &review)?,
+        "LocalSubjectAccessReview" => {
+            match_namespace(kind, &mut review, &target.namespace)?;
+            validation::judge(&review, About::AnotherHere)?;
+            access(gate, &subject(&review), &review)
+        }
+        "SelfSubjectAccessReview" => {
+            validation::judge(&review, About::Oneself)?;
+            access(gate, caller.identity, &review)
+        }
         "SelfSubjectRulesReview" => rules(caller.identity),
         "SelfSubjectReview" => json!({"userInfo": (user_info(caller.identity))}),
         _ => return Err(method_not_allowed()),
@@ -63,23 +69,11 @@ pub async fn create(
 }
 
 /// Whether somebody may do what a review asks.
-fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Status> {
+fn access(gate: &Gate, identity: &Identity, review: &Value) -> Value {
     let text = |path: &[&str]| Str::from(review.str_at(path).unwrap_or_default());
     let of = |key: &str| text(&["spec", "resourceAttributes", key]);
-    let resource = review.at(&["spec", "resourceAttributes"]).is_some();
-    let path = review.at(&["spec", "nonResourceAttributes"]).is_some();
-    if resource == path {
-        let cause = if resource {
-            let given = review.at(&["spec", "nonResourceAttributes"]).cloned().unwrap_or_default();
-            let why = "cannot be specified in combination with resourceAttributes";
-            cause::invalid("spec.nonResourceAttributes", given, why)
-        } else {
-            let given = review.at(&["spec", "resourceAttributes"]).cloned().unwrap_or_default();
-            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            cause::invalid("spec", given, why)
-        };
-        return Err(Status::invalid("authorization.k8s.io", "", "", vec![cause]));
-    }
+    let resource = review.at(&["spec", "resourceAttributes"]).is_some_and(|part| !part.is_null());
+    let heard = validation::heard(review);
     let (verb, group, name, namespace) = (of("verb"), of("group"), of("name"), of("namespace"));
     let (plural, sub) = (of("resource"), of("subresource"));
     let (path_verb, path) =
@@ -92,7 +86,7 @@ fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Sta
             namespace: &namespace,
             name: &name,
             subresource: &sub,
-            field_selector: "",
+            field_selector: &heard.fields,
         }
     } else {
         Attributes::Path { verb: &path_verb, path: &path }
@@ -102,26 +96,26 @@ fn access(gate: &Gate, identity: &Identity, review: &Value) -> Result<Value, Sta
     if !decision.reason.is_empty() {
         status.set(&["reason"], decision.reason);
     }
-    Ok(status)
+    if !heard.error.is_empty() {
+        status.set(&["evaluationError"], heard.error);
+    }
+    status
 }
 
 /// Whom a SubjectAccessReview asks about.
-fn subject(review: &Value) -> Result<Identity, Status> {
+fn subject(review: &Value) -> Identity {
     let user = review.str_at(&["spec", "user"]).unwrap_or_default();
     let groups: Vec<Str> = review
         .array_at(&["spec", "groups"])
         .iter()
         .filter_map(|group| group.as_str().map(Str::from))
         .collect();
-    if user.is_empty() && groups.is_empty() {
-        return Err(Status::bad_request("spec.user: at least one of user or group must be specified"));
-    }
-    Ok(Identity {
+    Identity {
         name: user.into(),
         uid: review.str_at(&["spec", "uid"]).unwrap_or_default().into(),
         groups,
         ..Identity::default()
-    })
+    }
 }
 
 fn token(gate: &Gate, review: &Value) -> Value {

@@ -38,8 +38,18 @@ fn parse(text: &str, layout: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("parsing time {}: {} out of range", quoted(text), out_of_range(text)))
 }
 
+/// A text as Go's package of times quotes it: each byte that is no printable ASCII by its number.
 fn quoted(text: &str) -> String {
-    crate::validation::cause::quoted(text)
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// The first part of the layout that the text does not follow, and the text from there.
@@ -100,6 +110,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_in_gos_words() {
         let check = |text: &str, expect: &str| assert_eq!(seconds(text).unwrap_err(), expect);
+        check(
+            "a\né",
+            r#"parsing time "a\x0a\xc3\xa9" as "2006-01-02T15:04:05Z07:00": cannot parse "a\x0a\xc3\xa9" as "2006""#,
+        );
         check("x", "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\"");
         check(
             "2026-01-02",

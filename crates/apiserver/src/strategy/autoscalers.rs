@@ -210,7 +210,8 @@ mod tests {
 
     fn check(spec: Value, expect: &str) {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let causes: Vec<String> = Autoscalers
             .validate(&json!({"metadata": {"name": "a"}, "spec": spec}), &context)
             .iter()

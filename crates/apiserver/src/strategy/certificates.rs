@@ -184,7 +184,7 @@ mod tests {
     fn nobody_asks_in_the_name_of_others() {
         let lookups = Fake::new(Vec::new());
         let identity = Identity::new("one", &["many"]);
-        let context = Context { identity: &identity, lookups: &lookups, subresource: "" };
+        let context = Context { identity: &identity, lookups: &lookups, subresource: "", dry_run: false };
         let mut request = json!({"spec": {"username": "admin", "groups": ["system:masters"], "uid": "5"}});
         SigningRequests.prepare_create(&mut request, &context);
         assert_eq!(request.str_at(&["spec", "username"]), Some("one"));
@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn a_request_names_its_signer_and_known_usages() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let check = |signer: &str, usages: &[&str], expect: &str| {
             let request = json!({"spec": {"signerName": signer, "usages": (usages.to_vec())}});
             let causes: Vec<String> =

@@ -1,5 +1,7 @@
 //! ConfigMaps and Secrets: keys, sizes, and what a Secret's type asks of it.
 
+mod pem;
+
 use api::status::Cause;
 use api::validation::{Path, cause, names};
 use api::value::{Map, Value};
@@ -68,6 +70,18 @@ impl Strategy for Secrets {
         }
         of_type(object, data, &mut causes);
         causes
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if new.str_at(&["type"]) != Some("kubernetes.io/tls") {
+            return Vec::new();
+        }
+        let bytes = |key: &str| {
+            members(new, "data").get(key).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok())
+        };
+        pem::pair_problem(&bytes("tls.crt").unwrap_or_default(), &bytes("tls.key").unwrap_or_default())
+            .into_iter()
+            .collect()
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
@@ -180,7 +194,8 @@ mod tests {
 
     fn check(strategy: &dyn Strategy, new: &Value, old: Option<&Value>, expect: &str) {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let mut causes = strategy.validate(new, &context);
         causes.extend(old.map(|old| strategy.validate_update(new, old, &context)).unwrap_or_default());
         let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();

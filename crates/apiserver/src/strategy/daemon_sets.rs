@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn the_generation_counts_templates_and_nobody_else_sets_it() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let set = |image: &str, told: &str| {
             let mut set = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {
                 "containers": [{"name": "c", "image": image}]}}}});

@@ -104,6 +104,16 @@ impl Strategy for EndpointSlices {
         &[("discovery.k8s.io", "endpointslices")]
     }
 
+    fn prepare_create(&self, object: &mut Value, _context: &Context<'_>) {
+        drop_topology(object);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _context: &Context<'_>) {
+        if new.get("endpoints") != old.get("endpoints") {
+            drop_topology(new);
+        }
+    }
+
     fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let mut causes = Vec::new();
         let kind = text(object, "addressType");
@@ -120,6 +130,13 @@ impl Strategy for EndpointSlices {
     fn validate_update(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {
         let path = Path::root("addressType");
         words::immutable(new.get("addressType"), old.get("addressType"), &path).into_iter().collect()
+    }
+}
+
+/// The topology of old versions is no longer written through v1, which has a field for each part of it.
+fn drop_topology(slice: &mut Value) {
+    for endpoint in slice.at_mut(&["endpoints"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint.remove(&["deprecatedTopology"]);
     }
 }
 
@@ -219,9 +236,18 @@ mod tests {
     use api::json;
 
     #[test]
+    fn the_old_topology_is_dropped() {
+        let mut slice =
+            json!({"endpoints": [{"addresses": ["10.0.0.1"], "deprecatedTopology": {"a": "b"}}, {}]});
+        drop_topology(&mut slice);
+        assert_eq!(slice.to_string(), r#"{"endpoints":[{"addresses":["10.0.0.1"]},{}]}"#);
+    }
+
+    #[test]
     fn addresses_fit_their_type() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let check = |kind: &str, text: &str, expect: &str| {
             let mut slice = json!({"endpoints": [{}]});
             slice.set(&["addressType"], kind);

@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn what_is_fixed_may_not_change() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let check = |resource: &str, new: Value, old: Value, expect: &str| {
             let kind = ALL.iter().find(|kind| kind.resource[0].1 == resource).unwrap();
             let causes: Vec<String> =

@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn a_job_selects_its_own_pods_unless_told_otherwise() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let job = |manual: bool| {
             json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"manualSelector": manual, "template": {"metadata": {
                 "labels": {"job-name": "mine"}}}}})

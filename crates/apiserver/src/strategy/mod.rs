@@ -4,11 +4,13 @@
 //! storage version, decoded, pruned and defaulted by the table. Methods are synchronous and pure but for what
 //! they read through [`Lookups`].
 
+mod accounts;
 mod autoscalers;
 mod certificates;
 mod configuration;
 mod daemon_sets;
 mod endpoints;
+mod events;
 mod fixed;
 mod jobs;
 mod namespaces;
@@ -20,6 +22,7 @@ mod ranges;
 mod revisions;
 mod services;
 mod storage;
+mod templates;
 mod words;
 mod workloads;
 
@@ -40,6 +43,8 @@ pub struct Context<'a> {
     pub lookups: &'a dyn Lookups,
     /// Empty for the object itself, else as `status` or `ephemeralcontainers`.
     pub subresource: &'a str,
+    /// Whether nothing is kept of the write.
+    pub dry_run: bool,
 }
 
 /// A write that must happen in the same transaction as the object's own, or neither does.
@@ -84,6 +89,16 @@ pub trait Strategy: Send + Sync {
     /// Rules that the table does not hold. The table's were checked already, and their causes come first.
     fn validate(&self, _object: &Value, _context: &Context<'_>) -> Vec<Cause> {
         Vec::new()
+    }
+
+    /// Rules of creations alone. [`Self::validate`] runs too, before this.
+    fn validate_create(&self, _object: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// When the metadata of a new object is judged.
+    fn metadata_judged(&self) -> MetadataJudged {
+        MetadataJudged::First
     }
 
     /// Rules of updates. [`Self::validate`] runs too, before this.
@@ -173,6 +188,17 @@ pub trait Strategy: Send + Sync {
     }
 }
 
+/// When the metadata of a new object is judged, which decides what a client is told first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataJudged {
+    /// Before all else, as most of upstream's strategies do.
+    First,
+    /// After the strategy's rules.
+    Last,
+    /// By upstream's generic code, and only if nothing else is wrong.
+    Alone,
+}
+
 /// How `metadata.generation` counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
@@ -195,6 +221,7 @@ impl Strategy for Plain {
 
 /// All strategies but those of [`fixed::ALL`].
 pub static ALL: &[&dyn Strategy] = &[
+    &accounts::ServiceAccounts,
     &autoscalers::Autoscalers,
     &certificates::SigningRequests,
     &configuration::ConfigMaps,
@@ -202,12 +229,13 @@ pub static ALL: &[&dyn Strategy] = &[
     &daemon_sets::DaemonSets,
     &endpoints::EndpointSlices,
     &endpoints::Endpoints,
+    &events::Events,
+    &events::NewEvents,
     &jobs::Jobs,
     &namespaces::Namespaces,
     &nodes::Nodes,
     &pods::Pods,
     &policy::DisruptionBudgets,
-    &policy::Events,
     &policy::Leases,
     &policy::PriorityClasses,
     &ranges::Addresses,
@@ -278,6 +306,18 @@ pub fn counts_generation(resource: &GroupResource) -> bool {
     COUNTED.iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
 }
 
+/// All that the client is to be warned of: what the strategy says, and what any template of pods gives cause for.
+pub fn warnings(
+    strategy: &dyn Strategy,
+    resource: &GroupResource,
+    new: &Value,
+    old: Option<&Value>,
+) -> Vec<String> {
+    let mut out = strategy.warnings(new, old);
+    out.extend(templates::warnings(resource, new, old));
+    out
+}
+
 /// Whether upstream looks at the names of finalizers at updates too, as its code of these kinds does.
 pub fn judges_finalizers_again(resource: &GroupResource) -> bool {
     let kinds = ["configmaps", "secrets", "services", "serviceaccounts", "endpoints"];
@@ -288,7 +328,9 @@ pub fn judges_finalizers_again(resource: &GroupResource) -> bool {
 pub fn name_rule(resource: &GroupResource) -> NameRule {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces" | "services") => NameRule::Label,
-        ("rbac.authorization.k8s.io", _) => NameRule::PathSegment,
+        ("", "events") | ("policy", "poddisruptionbudgets") | ("rbac.authorization.k8s.io", _) => {
+            NameRule::PathSegment
+        }
         ("networking.k8s.io", "ipaddresses") => NameRule::Address,
         _ => NameRule::Subdomain,
     }

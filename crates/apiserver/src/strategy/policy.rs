@@ -1,10 +1,10 @@
-//! PodDisruptionBudgets, PriorityClasses, Leases and Events.
+//! PodDisruptionBudgets, PriorityClasses and Leases.
 
 use api::status::Cause;
-use api::validation::{Path, cause, names, selectors};
+use api::validation::{Path, cause, selectors};
 use api::value::Value;
 
-use super::{Context, Generation, Strategy, words};
+use super::{Context, Generation, MetadataJudged, Strategy, words};
 
 /// How the names of the cluster's own priorities begin, and the highest that users may define.
 const SYSTEM_PREFIX: &str = "system-";
@@ -16,11 +16,14 @@ const SYSTEM_CLASSES: [(&str, i64); 2] =
 pub(super) struct DisruptionBudgets;
 pub(super) struct PriorityClasses;
 pub(super) struct Leases;
-pub(super) struct Events;
 
 impl Strategy for DisruptionBudgets {
     fn resources(&self) -> &'static [(&'static str, &'static str)] {
         &[("policy", "poddisruptionbudgets")]
+    }
+
+    fn metadata_judged(&self) -> MetadataJudged {
+        MetadataJudged::Alone
     }
 
     fn allows_unconditional_update(&self) -> bool {
@@ -162,40 +165,6 @@ impl Strategy for Leases {
     }
 }
 
-impl Strategy for Events {
-    fn resources(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "events"), ("events.k8s.io", "events")]
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-
-    /// An event is where the object is that it is about.
-    fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
-        let namespace = object.str_at(&["metadata", "namespace"]).unwrap_or_default();
-        // Stored events are of the core group, whatever group they came through.
-        let regarding = object.str_at(&["involvedObject", "namespace"]);
-        let regarding = regarding.or_else(|| object.str_at(&["regarding", "namespace"])).unwrap_or_default();
-        let mut causes = Vec::new();
-        // Newer events may lie elsewhere than what they are about.
-        let is_new = object.at(&["eventTime"]).is_some_and(|time| !time.is_empty());
-        let fits = if regarding.is_empty() {
-            matches!(namespace, "default" | "kube-system")
-        } else {
-            is_new || regarding == namespace
-        };
-        if !fits {
-            let why = "does not match event.namespace";
-            causes.push(cause::invalid("involvedObject.namespace", regarding, why));
-        }
-        causes.extend(
-            names::is_subdomain(namespace).iter().map(|why| cause::invalid("namespace", namespace, why)),
-        );
-        causes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +174,8 @@ mod tests {
 
     fn check(strategy: &dyn Strategy, object: &Value, expect: &str) {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let causes: Vec<String> =
             strategy.validate(object, &context).iter().map(ToString::to_string).collect();
         assert_eq!(causes.join("; "), expect);
@@ -235,17 +205,6 @@ mod tests {
             &json!({"metadata": {"name": "a"}, "value": 1000000001}),
             "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
         );
-    }
-
-    #[test]
-    fn only_an_old_event_must_be_where_its_object_is() {
-        let event = |time: Value| json!({"metadata": {"namespace": "default"}, "involvedObject": {"namespace": "a"}, "eventTime": time});
-        check(
-            &Events,
-            &event(Value::Null),
-            "involvedObject.namespace: Invalid value: \"a\": does not match event.namespace",
-        );
-        check(&Events, &event("2026-01-01T00:00:00.000000Z".into()), "");
     }
 
     #[test]

@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn ranges_are_canonical_and_one_of_a_family() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let check = |cidrs: Value, expect: &str| {
             let mut object = json!({});
             object.set(&["spec", "cidrs"], cidrs);

@@ -236,9 +236,24 @@ fn strategy(strategy: &Value, path: &Path, causes: &mut Vec<Cause>) {
             words::at_most_all(unavailable, &place, causes);
         }
         _ => {
-            let members = [("Type", strategy.get("type")), ("RollingUpdate", rolling)];
-            let why = "supported values: \"Recreate\", \"RollingUpdate\"";
-            causes.push(words::shown("FieldValueNotSupported", path, "Unsupported value", &members, why));
+            // Upstream shows what it works with inside, where a bound that is not given is 0.
+            let bound = |key: &str| {
+                rolling.and_then(|rolling| rolling.get(key)).map_or_else(|| "0".to_owned(), Value::to_string)
+            };
+            let (unavailable, surge) = (bound("maxUnavailable"), bound("maxSurge"));
+            let shown = match rolling {
+                Some(_) => format!("{{\"MaxUnavailable\":{unavailable},\"MaxSurge\":{surge}}}"),
+                None => "null".to_owned(),
+            };
+            let kind = strategy.get("type").map_or_else(|| "\"\"".to_owned(), Value::to_string);
+            causes.push(Cause {
+                reason: "FieldValueNotSupported".into(),
+                message: format!(
+                    "Unsupported value: {{\"Type\":{kind},\"RollingUpdate\":{shown}}}: supported values: \
+                     \"Recreate\", \"RollingUpdate\""
+                ),
+                field: path.to_string(),
+            });
         }
     }
 }
@@ -310,7 +325,8 @@ mod tests {
     #[test]
     fn wrong_deployments_are_named_as_upstream_does() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let check = |change: &[(&[&str], Value)], expect: &str| {
             let causes = Deployments.validate(&deployment(change), &context);
             let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
@@ -342,7 +358,8 @@ mod tests {
     #[test]
     fn spec_and_annotations_count_as_generations() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let mut old = deployment(&[]);
         Deployments.prepare_create(&mut old, &context);
         codec::complete(kinds::find(&DEPLOYMENTS).unwrap(), &mut old);

@@ -2,7 +2,8 @@
 
 use api::interface::{Target, WriteOptions};
 use api::json;
-use api::status::Status;
+use api::status::{Reason, Status};
+use api::validation::{cause, names};
 use api::value::Value;
 
 use super::success;
@@ -30,15 +31,8 @@ pub(super) async fn create(
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let node = binding.str_at(&["target", "name"]).unwrap_or_default();
-    if node.is_empty() {
-        return Err(Status::internal("target.name: Required value"));
-    }
-    if !matches!(binding.str_at(&["target", "kind"]), None | Some("" | "Node")) {
-        let kind = binding.str_at(&["target", "kind"]).unwrap_or_default();
-        let words =
-            format!("target.kind: Unsupported value: \"{kind}\": supported values: \"Node\", \"<empty>\"");
-        return Err(Status { code: 500, ..Status::new(api::status::Reason::Unknown, words) });
-    }
+    judge(&binding)?;
+    require_name(name)?;
     let storage = gate.storage();
     let namespace = if target.namespace.is_empty() {
         binding.str_at(&["metadata", "namespace"]).unwrap_or_default()
@@ -68,6 +62,42 @@ pub(super) async fn create(
             Err(Failure::Status(status)) => return Err(status),
         }
     }
+}
+
+/// What a binding must be. Upstream answers with a bare sentence.
+fn judge(binding: &Value) -> Result<(), Status> {
+    let target = |key: &str| binding.str_at(&["target", key]).unwrap_or_default();
+    let (kind, node) = (target("kind"), target("name"));
+    let mut causes = Vec::new();
+    let is_node = matches!(kind, "" | "Node");
+    if !is_node {
+        causes.push(cause::not_supported("target.kind", kind, &["Node", "<empty>"]));
+    }
+    if node.is_empty() {
+        causes.push(cause::required("target.name", ""));
+    } else if is_node {
+        causes.extend(names::is_subdomain(node).iter().map(|why| cause::invalid("target.name", node, why)));
+    }
+    let words: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    let message = match words.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    };
+    Err(Status { code: 500, ..Status::new(Reason::Unknown, message) })
+}
+
+/// A name that can be part of a key.
+fn require_name(name: &str) -> Result<(), Status> {
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
+    let wrong = names::is_path_segment(name, false);
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let words = format!("Name parameter invalid: {}: {}", cause::quoted(name), wrong.join(";"));
+    Err(Status::bad_request(words))
 }
 
 fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
@@ -139,6 +169,31 @@ mod tests {
         assert_eq!(pod.str_at(&["spec", "nodeName"]), Some("a"));
         let why = assign(&mut pod, &binding, "b", "now").unwrap_err();
         assert_eq!(why, "pod p is already assigned to node \"a\"");
+    }
+
+    #[test]
+    fn a_binding_names_a_node() {
+        let check = |target: Value, expect: &str| {
+            let mut binding = json!({});
+            binding.set(&["target"], target);
+            let told = judge(&binding).err().map(|status| (status.code, status.message)).unwrap_or_default();
+            assert!(told.1.starts_with(expect) && told.1.is_empty() == expect.is_empty(), "{told:?}");
+        };
+        check(json!({"name": "a"}), "");
+        check(
+            json!({"kind": "Node", "name": "-1"}),
+            "target.name: Invalid value: \"-1\": a lowercase RFC 1123",
+        );
+        check(
+            json!({"kind": "X"}),
+            "[target.kind: Unsupported value: \"X\": supported values: \"Node\", \"<empty>\", target.name: \
+             Required value]",
+        );
+        assert_eq!(require_name("").unwrap_err().message, "Name parameter required.");
+        assert_eq!(
+            require_name("a/b").unwrap_err().message,
+            "Name parameter invalid: \"a/b\": may not contain '/'"
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn merged(kind: &Kind, table: Vec<Cause>, strategy: Vec<Cause>) -> Vec<Cause
         table.into_iter().map(|cause| (place(kind, &cause.field), cause)).collect();
     table.sort_by(|one, other| one.0.cmp(&other.0));
     for (place, cause) in table {
-        let at = all[from..].iter().position(|(other, _)| *other > place).map_or(all.len(), |at| from + at);
+        let at = all[from..].iter().position(|(other, _)| *other >= place).map_or(all.len(), |at| from + at);
         all.insert(at, (place, cause));
         from = at + 1;
     }

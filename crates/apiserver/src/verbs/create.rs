@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::interface::{Answer, Target, WriteOptions};
-use api::status::{OBJECT_MODIFIED, Reason, Status};
+use api::status::{Cause, OBJECT_MODIFIED, Reason, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Transaction};
 
@@ -13,7 +13,7 @@ use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Failure, Record, Storage};
-use crate::strategy::{self, Context, Generation};
+use crate::strategy::{self, Context, Generation, MetadataJudged};
 use crate::{authz, codec, limits, managed};
 
 /// Makes an object of what a client sent.
@@ -83,7 +83,8 @@ async fn attempt_once(
 ) -> Result<Outcome, Status> {
     let storage = gate.storage();
     let strategy = kind.strategy;
-    let context = Context { identity: caller.identity, lookups: storage, subresource: "" };
+    let context =
+        Context { identity: caller.identity, lookups: storage, subresource: "", dry_run: options.dry_run };
     admit(caller, kind, target, &mut tree, options, storage)?;
     stamp(gate, &mut tree);
     if kind.has_status && !strategy.keeps_status() {
@@ -95,16 +96,39 @@ async fn attempt_once(
     }
     codec::complete(kind, &mut tree);
     let name: Str = tree.str_at(&["metadata", "name"]).unwrap_or_default().into();
-    let causes = codec::validate_create(kind, &tree);
-    let causes = causes::merged(kind, causes, strategy.validate(&tree, &context));
+    let causes = new_causes(kind, &tree, &context);
     if !causes.is_empty() {
-        return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, &name, causes));
+        return Err(Status::invalid(kind.stored_facts.group, kind.stored_facts.kind, &name, causes));
     }
-    for warning in strategy.warnings(&tree, None) {
+    for warning in strategy::warnings(strategy, &kind.group_resource, &tree, None) {
         caller.warn(warning);
     }
     judge(caller, kind, target, &name, &mut tree, options, storage)?;
     keep(gate, &context, kind, &name, tree, options.dry_run).await
+}
+
+/// What is wrong with a new object, in upstream's order.
+fn new_causes(kind: &'static Kind, tree: &Value, context: &Context<'_>) -> Vec<Cause> {
+    let strategy = kind.strategy;
+    let mut own = strategy.validate(tree, context);
+    own.extend(strategy.validate_create(tree, context));
+    let mut table = api::schema::validate(kind.stored_facts.ty, tree);
+    match strategy.metadata_judged() {
+        MetadataJudged::First => {
+            let mut all = codec::validate_metadata(kind, tree);
+            all.append(&mut table);
+            causes::merged(kind, all, own)
+        }
+        MetadataJudged::Last => {
+            let mut all = causes::merged(kind, table, own);
+            all.extend(codec::validate_metadata(kind, tree));
+            all
+        }
+        MetadataJudged::Alone => {
+            let all = causes::merged(kind, table, own);
+            if all.is_empty() { codec::validate_metadata(kind, tree) } else { all }
+        }
+    }
 }
 
 /// Allocates and commits.

@@ -50,7 +50,12 @@ pub async fn delete(
         let stored = storage.require(kind, &target.namespace, name)?;
         check_preconditions(kind, &stored, options)?;
         let tree = stored.to_tree();
-        let context = Context { identity: caller.identity, lookups: storage, subresource: "" };
+        let context = Context {
+            identity: caller.identity,
+            lookups: storage,
+            subresource: "",
+            dry_run: options.dry_run,
+        };
         kind.strategy.validate_delete(&tree, &context)?;
         admit(caller, kind, target, &stored, options, storage)?;
         let step = next(kind, &tree, options, gate.now())?;

@@ -181,10 +181,11 @@ impl Change<'_> {
         };
         let causes = causes::merged(kind, causes, own);
         if !causes.is_empty() {
-            return Err(Status::invalid(&kind.kind.group, &kind.kind.kind, name, causes));
+            return Err(Status::invalid(kind.stored_facts.group, kind.stored_facts.kind, name, causes));
         }
         if subresource.is_empty() {
-            strategy.warnings(new, Some(old)).into_iter().for_each(|warning| self.caller.warn(warning));
+            let warnings = crate::strategy::warnings(strategy, &kind.group_resource, new, Some(old));
+            warnings.into_iter().for_each(|warning| self.caller.warn(warning));
         }
         self.ask(new, old, stored, |attributes| admission::validate(attributes, storage))?;
         managed::settle(new, old);
@@ -192,7 +193,12 @@ impl Change<'_> {
     }
 
     fn context<'b>(&'b self, storage: &'b Storage) -> Context<'b> {
-        Context { identity: self.caller.identity, lookups: storage, subresource: &self.target.subresource }
+        Context {
+            identity: self.caller.identity,
+            lookups: storage,
+            subresource: &self.target.subresource,
+            dry_run: self.options.dry_run,
+        }
     }
 
     /// The main resource never changes `status`; `status` (and `approval`, a part of it) nothing but itself and

@@ -12,17 +12,14 @@ use crate::strategy::words;
 /// The members of a container that watch over it.
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
-pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
+pub(super) fn all(scope: Scope<'_>, volumes: &HashSet<&str>, path: &Path, causes: &mut Vec<Cause>) {
     let spec = scope.spec;
     let grace = spec.int_at(&["terminationGracePeriodSeconds"]);
     let list = path.child("containers");
-    // Once for all containers, for there may be many of both.
-    let volumes: HashSet<&str> =
-        spec.array_at(&["volumes"]).iter().map(|volume| text(volume, "name")).collect();
     let mut names: HashSet<&str> = HashSet::new();
     for (index, container) in spec.array_at(&["containers"]).iter().enumerate() {
         let path = list.index(index);
-        common(container, scope, &volumes, &path, causes);
+        common(container, scope, volumes, &path, causes);
         names.insert(text(container, "name"));
         watched(container, grace, &path, causes);
     }
@@ -30,7 +27,7 @@ pub(super) fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     let list = path.child("initContainers");
     for (index, container) in spec.array_at(&["initContainers"]).iter().enumerate() {
         let path = list.index(index);
-        common(container, scope, &volumes, &path, causes);
+        common(container, scope, volumes, &path, causes);
         let name = text(container, "name");
         if names.contains(name) {
             causes.push(cause::duplicate(path.child("name"), name));

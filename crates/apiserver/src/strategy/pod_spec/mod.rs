@@ -11,6 +11,7 @@ mod security;
 mod tests;
 pub(super) mod update;
 mod volumes;
+pub(super) mod warnings;
 
 use std::collections::HashSet;
 
@@ -99,8 +100,8 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// Upstream's order: volumes, containers, then the rest.
 fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     let spec = scope.spec;
-    volumes::all(spec, &path.child("volumes"), causes);
-    containers::all(scope, path, causes);
+    let volumes = volumes::all(spec, &path.child("volumes"), causes);
+    containers::all(scope, &volumes, path, causes);
     host_network(scope, &path.child("containers"), causes);
     words::one_of(
         text(spec, "restartPolicy"),

@@ -198,6 +198,9 @@ pub(super) fn spread(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         }
         if let Some(selector) = constraint.get("labelSelector").filter(|selector| !selector.is_null()) {
             causes.extend(selectors::label_selector(selector, &path.child("labelSelector")));
+        } else if !constraint.array_at(&["matchLabelKeys"]).is_empty() {
+            let why = "must not be specified when labelSelector is not set";
+            causes.push(cause::forbidden(path.child("matchLabelKeys"), why));
         }
     }
 }

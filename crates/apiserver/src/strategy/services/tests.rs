@@ -24,14 +24,14 @@ fn service(spec: Value) -> Value {
 }
 
 fn create(spec: Value, lookups: &Fake) -> Result<(Value, Vec<Companion>), String> {
-    let context = Context { identity: &Identity::admin(), lookups, subresource: "" };
+    let context = Context { identity: &Identity::admin(), lookups, subresource: "", dry_run: false };
     let mut service = service(spec);
     Services.prepare_create(&mut service, &context);
     finish(&mut service, None, &context)
 }
 
 fn update(spec: Value, old: &Value, lookups: &Fake) -> Result<(Value, Vec<Companion>), String> {
-    let context = Context { identity: &Identity::admin(), lookups, subresource: "" };
+    let context = Context { identity: &Identity::admin(), lookups, subresource: "", dry_run: false };
     let mut service = service(spec);
     Services.prepare_update(&mut service, old, &context);
     finish(&mut service, Some(old), &context)
