@@ -217,7 +217,7 @@ pub enum Image {
     },
     /// Read images from an OCI layout or what docker save wrote
     Import {
-        /// The archive; - for standard input
+        /// The archive, or the folder of a layout; - for standard input
         file: PathBuf,
         /// Name for the image, if the archive holds one
         #[arg(long)]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use base::Clock;
 
+use crate::output;
+
 /// Prints steps.
 pub struct Steps {
     clock: Clock,
@@ -19,12 +21,12 @@ impl Steps {
     /// A step is done.
     pub fn done(&mut self, what: &str) {
         let now = self.clock.monotonic();
-        println!("✓ {what} ({} ms)", now.saturating_sub(self.last).as_millis());
+        output::line(format_args!("✓ {what} ({} ms)", now.saturating_sub(self.last).as_millis()));
         self.last = now;
     }
 
     /// Something that took no time of its own.
     pub fn note(&self, what: &str) {
-        println!("  {what}");
+        output::line(format_args!("  {what}"));
     }
 }

@@ -39,6 +39,8 @@ struct Contents {
     members: HashMap<String, (Digest, u64)>,
     /// Links between members; old docker writes a layer once and links to it.
     links: HashMap<String, String>,
+    /// The archive has no mark at its end: a writer that leaves it away, or one that was cut between two members.
+    is_cut: bool,
 }
 
 /// An image that the archive holds, with the names it gives.
@@ -90,7 +92,13 @@ impl Store {
         let (mut lease, found) = self
             .blocking(move |store| {
                 let mut contents = contents;
-                let found = store.images_of(&mut contents, name)?;
+                let found = match store.images_of(&mut contents, name) {
+                    // What it lacks may have come behind the cut.
+                    Err(Error::Invalid { .. } | Error::NotFound { .. }) if contents.is_cut => {
+                        return Err(damaged(archive::Error::Truncated));
+                    }
+                    found => found?,
+                };
                 Ok((contents.lease, found))
             })
             .await?;
@@ -124,11 +132,11 @@ impl Store {
 
     fn empty_contents(&self) -> Contents {
         let (texts, members, links) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Contents { lease: self.lease(), texts, members, links }
+        Contents { lease: self.lease(), texts, members, links, is_cut: false }
     }
 
     fn read_archive(&self, reader: impl Read + Send) -> Result<Contents, Error> {
-        let mut archive = Reader::new(decompressed(reader).map_err(reading)?);
+        let mut archive = Reader::new(decompressed(Given(reader)).map_err(unread)?);
         let mut contents = self.empty_contents();
         while let Some(entry) = archive.next_entry().map_err(damaged)? {
             let path = String::from_utf8_lossy(&entry.path).trim_start_matches("./").to_owned();
@@ -148,6 +156,7 @@ impl Store {
                 _ => {}
             }
         }
+        contents.is_cut = !archive.has_ended();
         Ok(contents)
     }
 
@@ -166,7 +175,7 @@ impl Store {
         }
         let data = MemberData(archive);
         if let Some(text) = TEXTS.into_iter().find(|text| *text == path) {
-            contents.texts.insert(text, read_small(data, text)?);
+            contents.texts.insert(text, read_small(data, text, unread)?);
             return Ok(());
         }
         // Version and repository files of old archives are of no use.
@@ -174,7 +183,7 @@ impl Store {
             return Ok(());
         }
         let mut ingest = self.ingest()?;
-        ingest.copy(data, LAYER_MAX_BYTES)?;
+        ingest.copy(data, LAYER_MAX_BYTES, unread)?;
         let expected = path.strip_prefix("blobs/sha256/").map(|hex| blob_name(hex, &path)).transpose()?;
         self.settle_member(contents, ingest, expected, path)
     }
@@ -198,7 +207,7 @@ impl Store {
             let path = directory.join(text);
             match std::fs::File::open(&path) {
                 Ok(file) => {
-                    contents.texts.insert(text, read_small(file, text)?);
+                    contents.texts.insert(text, read_small(file, text, Error::storage("reading", &path))?);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::storage("opening", &path)(error)),
@@ -219,7 +228,7 @@ impl Store {
             let digest = blob_name(&name, &path)?;
             let file = std::fs::File::open(blob.path()).map_err(Error::storage("opening", &blob.path()))?;
             let mut ingest = self.ingest()?;
-            ingest.copy(file, LAYER_MAX_BYTES)?;
+            ingest.copy(file, LAYER_MAX_BYTES, Error::storage("reading", &blob.path()))?;
             self.settle_member(&mut contents, ingest, Some(digest), path)?;
         }
         Ok(contents)
@@ -323,7 +332,9 @@ impl Store {
         for path in &image.layers {
             let (digest, size) = contents.member(path)?;
             let mut start = Vec::with_capacity(4);
-            self.open_blob(digest)?.take(4).read_to_end(&mut start).map_err(reading)?;
+            let stored = self.open_blob(digest)?.take(4).read_to_end(&mut start);
+            stored
+                .map_err(|source| Error::Storage { action: format!("reading the blob {digest}"), source })?;
             layers.push(descriptor(Compression::of(&start).media_type(), digest, size));
         }
         let manifest = Manifest {
@@ -391,9 +402,13 @@ fn blob_name(hex: &str, path: &str) -> Result<Digest, Error> {
     Digest::from_hex(hex).ok_or_else(|| Error::invalid(WHAT, format!("{path} is not named by a digest")))
 }
 
-fn read_small(source: impl Read, what: &str) -> Result<Vec<u8>, Error> {
+fn read_small(
+    source: impl Read,
+    what: &str,
+    unread: impl FnOnce(io::Error) -> Error,
+) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    source.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(reading)?;
+    source.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unread)?;
     crate::document::limit(what, &bytes, MANIFEST_MAX_BYTES)?;
     Ok(bytes)
 }
@@ -421,14 +436,45 @@ fn names_of(entry: &Descriptor) -> Vec<Reference> {
     whole.or(tag).and_then(|text| text.parse().ok()).into_iter().collect()
 }
 
-fn reading(source: io::Error) -> Error {
-    Error::Storage { action: "reading the archive".to_owned(), source }
+/// Why an archive could not be read on: whoever gives it has failed, or its bytes are wrong.
+fn unread(error: io::Error) -> Error {
+    let error = match error.downcast::<archive::Error>() {
+        Ok(archive) => return damaged(archive),
+        Err(error) => error,
+    };
+    match error.downcast::<NotGiven>() {
+        Ok(NotGiven(source)) => {
+            Error::invalid(WHAT, format!("it could not be read to its end ({source}): give it again"))
+        }
+        // Everything between the tar archive and the bytes given is a decompressor.
+        Err(error) => Error::invalid(
+            WHAT,
+            format!("it is damaged or cut short, for it cannot be decompressed ({error}): transfer it again"),
+        ),
+    }
 }
 
 fn damaged(error: archive::Error) -> Error {
     match error {
-        archive::Error::Read(source) => reading(source),
+        archive::Error::Read(source) => unread(source),
         other => Error::invalid(WHAT, other.to_string()),
+    }
+}
+
+/// The archive's bytes as they are given. Failures are marked, so that they are not taken for a decompressor's.
+struct Given<R>(R);
+
+/// The bytes could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct NotGiven(io::Error);
+
+impl<R: Read> Read for Given<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            _ => io::Error::other(NotGiven(error)),
+        })
     }
 }
 

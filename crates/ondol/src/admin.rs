@@ -139,7 +139,7 @@ impl Admin {
             ("POST", "/down") => self.down(&read(body).await?).await,
             ("GET", "/images") => Ok(document(&serde_json::to_value(self.node()?.images.list())?)),
             ("POST", "/images/pull") => self.pull(&read(body).await?),
-            ("POST", "/images/import") => self.import(body, query.get("name")).await,
+            ("POST", "/images/import") => self.import(body, query.get("directory"), query.get("name")).await,
             ("POST", "/images/tag") => {
                 let asked = read(body).await?;
                 let name: Reference = text(&asked, "name")?.parse()?;
@@ -289,9 +289,19 @@ impl Admin {
         Ok(Response::new(body))
     }
 
-    async fn import(&self, body: Body, name: Option<&str>) -> anyhow::Result<Response> {
+    /// Takes in images of a folder, or of the archive that comes as the body.
+    async fn import(
+        &self,
+        body: Body,
+        directory: Option<&str>,
+        name: Option<&str>,
+    ) -> anyhow::Result<Response> {
         let name = name.map(str::parse::<Reference>).transpose()?;
         let images = self.node()?.images.clone();
+        if let Some(directory) = directory {
+            let named = images.import_directory(Path::new(directory), name).await?;
+            return Ok(document(&serde_json::to_value(named)?));
+        }
         let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(4);
         self.ground.tasks.spawn("import", async move {
             let mut stream = body.into_data_stream();

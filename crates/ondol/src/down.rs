@@ -1,6 +1,6 @@
 //! `ondol down`: ends pods and server; with `--wipe` leaves no trace. Works without a server and with damaged data.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use base::{Clock, Tasks};
 use cli::admin::Admin;
 use cli::arguments::{Arguments, Down};
 use cli::kubeconfig;
+use cli::output;
 use cli::steps::Steps;
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{Adopted, Sandboxes};
@@ -72,7 +73,7 @@ pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Res
     runtime.shutdown_timeout(Duration::from_secs(1));
     if !options.wipe {
         turn.end();
-        println!("down; \"ondol up\" brings everything back, \"ondol down --wipe\" removes the data");
+        output::line("down; \"ondol up\" brings everything back, \"ondol down --wipe\" removes the data");
         return Ok(());
     }
     wipe(arguments, &layout, facts.as_ref(), is_ours, &mut steps)?;
@@ -85,8 +86,8 @@ pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Res
 }
 
 fn is_sure(layout: &Layout) -> anyhow::Result<bool> {
-    print!("Remove instance {} with all its data in {}? [y/N] ", layout.instance, layout.data.display());
-    std::io::stdout().flush()?;
+    let (instance, data) = (&layout.instance, layout.data.display());
+    output::text(format_args!("Remove instance {instance} with all its data in {data}? [y/N] "));
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

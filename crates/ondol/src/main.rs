@@ -1,5 +1,7 @@
 //! The roof: reads the command line and wires the rooms together; nothing else.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod admin;
 mod agent;
 mod checks;
@@ -17,6 +19,7 @@ mod server;
 mod turn;
 mod up;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -24,7 +27,7 @@ use base::Clock;
 use clap::{CommandFactory as _, Parser as _};
 use cli::admin::Admin;
 use cli::arguments::{Agent, Arguments, Server, VERSION, Verb};
-use cli::commands;
+use cli::{commands, output};
 use client::Kubeconfig;
 
 use layout::Layout;
@@ -33,15 +36,32 @@ use layout::Layout;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version are asked for; the rest are mistakes.
+        Err(asked) if !asked.use_stderr() => {
+            let text = asked.render();
+            match std::io::stdout().is_terminal() {
+                true => output::text(text.ansi()),
+                false => output::text(text),
+            }
+            return end(Ok(()));
+        }
+        Err(mistake) => mistake.exit(),
+    };
     if arguments.detached {
         // Free of the terminal that `up` was typed in; it fails only for who leads a group already.
         let _ = rustix::process::setsid();
     }
-    match act(&arguments) {
+    end(act(&arguments))
+}
+
+/// What the caller learns. A verb that has done its work and could not print it has failed too.
+fn end(result: anyhow::Result<()>) -> ExitCode {
+    match result.and_then(|()| output::finish().context("cannot write to standard output")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::tell(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -67,15 +87,17 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Agent(options) => join(arguments, options, &clock),
         Verb::Down(options) => down::down(arguments, options, &clock),
         Verb::Credential => {
-            println!("{}", credential::credential(&layout()?, &clock)?);
+            output::line(credential::credential(&layout()?, &clock)?);
             Ok(())
         }
         Verb::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "ondol", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "ondol", &mut script);
+            output::bytes(&script);
             Ok(())
         }
         Verb::Version => {
-            println!("ondol {VERSION} (Kubernetes {})", apiserver::GIT_VERSION);
+            output::line(format_args!("ondol {VERSION} (Kubernetes {})", apiserver::GIT_VERSION));
             Ok(())
         }
         Verb::Store(verb) => salvage::run(verb, server::CODEC),

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use base::Random;
 use cli::arguments::Store;
+use cli::output;
 use store::log::{Inspection, Salvage};
 
 /// Does what the verb says. `codec` is how the server encodes values.
@@ -15,7 +16,7 @@ pub fn run(verb: &Store, codec: u32) -> anyhow::Result<()> {
             if inspection.files.is_empty() {
                 bail!("{} holds no store; one lies at <data-dir>/store", folder.display());
             }
-            print!("{}", text(&inspection));
+            output::text(text(&inspection));
             if !inspection.damage.is_empty() {
                 bail!("{}; \"ondol store salvage\" saves what is left", inspection.summary());
             }
@@ -25,8 +26,11 @@ pub fn run(verb: &Store, codec: u32) -> anyhow::Result<()> {
             std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
             let how = if *everything { Salvage::Everything } else { Salvage::Whole };
             let saved = store::log::salvage(&open(folder)?, &open(target)?, codec, &Random::system(), how)?;
-            print!("{}", text(&saved));
-            println!("saved to {}; put it in the place of the old one and start again", target.display());
+            output::text(text(&saved));
+            output::line(format_args!(
+                "saved to {}; put it in the place of the old one and start again",
+                target.display()
+            ));
             Ok(())
         }
     }

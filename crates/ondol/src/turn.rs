@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use cli::output;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::layout::Layout;
@@ -30,7 +31,10 @@ impl Turn {
                 other => other.with_context(failed)?,
             };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                eprintln!("another command of instance {} is at work; waiting for it", layout.instance);
+                output::tell(format_args!(
+                    "another command of instance {} is at work; waiting for it",
+                    layout.instance
+                ));
                 flock(&file, FlockOperation::LockExclusive).with_context(failed)?;
             }
             // Who had it may have removed it, and somebody else may hold a new one.

@@ -11,6 +11,7 @@ use base::Clock;
 use cli::admin::Admin;
 use cli::arguments::{Arguments, DETACHED, Up};
 use cli::kubeconfig::{self, Entry};
+use cli::output;
 use cli::steps::Steps;
 use serde_json::{Value, json};
 
@@ -74,12 +75,12 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         });
     }
     if let Some(status) = runtime.block_on(running(&admin, &layout, clock))? {
-        println!(
+        output::line(format_args!(
             "ondol already runs (instance {}, pid {}, {}); \"ondol status\" tells more",
             layout.instance,
             status["pid"],
             status["server"].as_str().unwrap_or("no API here")
-        );
+        ));
         if let Some(path) = kubeconfig.filter(|_| status["role"] == "up") {
             again(&path, layout, clock)?;
         }
@@ -112,7 +113,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
     }
     turn.end();
-    println!("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
+    output::line("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
     Ok(())
 }
 
@@ -122,7 +123,7 @@ fn again(path: &Path, mut layout: Layout, clock: &Clock) -> anyhow::Result<()> {
     let Some(facts) = Facts::read(&layout.run.join("instance.json"))? else { return Ok(()) };
     layout.data.clone_from(&facts.data_dir);
     remember(path, &layout, facts, None, clock)?;
-    println!("context {} is current in {}", layout.context(), path.display());
+    output::line(format_args!("context {} is current in {}", layout.context(), path.display()));
     Ok(())
 }
 
@@ -224,7 +225,7 @@ async fn follow(admin: &Admin, layout: &Layout, child: &mut Child, clock: &Clock
     let told = admin
         .follow("/progress", &json!({}), |line| {
             if let Some(step) = line.get("step").and_then(Value::as_str) {
-                println!("✓ {step} ({} ms)", line["ms"]);
+                output::line(format_args!("✓ {step} ({} ms)", line["ms"]));
             }
             ready |= line.get("ready").is_some();
         })

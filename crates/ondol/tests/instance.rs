@@ -259,6 +259,90 @@ async fn a_dead_server_with_damaged_data_is_wiped() {
     assert_eq!(instance.traces(), Vec::<String>::new());
 }
 
+/// Verbs that print, with arguments that work while the instance runs, and such that need none. Not here: `image pull`,
+/// which needs a registry and prints as `image import` does, and `server` and `agent`, which log.
+const PRINTING: &[&[&str]] = &[
+    &["--help"],
+    &["version"],
+    &["completion", "bash"],
+    &["up"],
+    &["status"],
+    &["status", "-o", "json"],
+    &["logs"],
+    &["logs", "--follow"],
+    &["why", "node/printing"],
+    &["credential"],
+    &["image", "list"],
+    &["image", "list", "-o", "json"],
+    &["image", "inspect", "ondol.local/echo:v1"],
+    &["image", "save", "ondol.local/echo:v1"],
+    &["image", "tag", "ondol.local/echo:v1", "t-printing"],
+    &["image", "remove", "t-printing"],
+    &["image", "import", "LAYOUT", "--name", "t-printing"],
+];
+/// The same, of verbs that need an instance that does not run.
+const PRINTING_OF_NONE: &[&[&str]] =
+    &[&["down"], &["store", "inspect", "STORE"], &["store", "salvage", "STORE", "SALVAGED"], &["up"]];
+
+impl Instance {
+    /// Runs a verb whose output goes nowhere: to a reader that has gone, or to a disk that is full. `places` stand for
+    /// what the test knows only now.
+    fn prints_nowhere(&self, verb: &[&str], places: &dyn Fn(&str) -> PathBuf) {
+        for full in [false, true] {
+            if verb.starts_with(&["image", "remove"]) {
+                self.succeeds(&["image", "tag", "ondol.local/echo:v1", "t-printing"]);
+            }
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let stdout = match full {
+                true => std::fs::File::options().write(true).open("/dev/full").expect("a full disk").into(),
+                false => std::process::Stdio::from(writer),
+            };
+            let output = Command::new(env!("CARGO_BIN_EXE_ondol"))
+                .args(["--instance", &self.name, "--data-dir"])
+                .arg(self.data())
+                .args(verb.iter().map(|word| places(word)))
+                .env("KUBECONFIG", self.kubeconfig())
+                .stdout(stdout)
+                .output()
+                .expect("the binary runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let (code, lines) = if full { (1, 1) } else { (0, 0) };
+            assert_eq!(output.status.code(), Some(code), "{verb:?}: {said}");
+            assert_eq!(said.lines().count(), lines, "{verb:?}: {said}");
+            assert_eq!(said.contains("cannot write to standard output"), full, "{verb:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn every_verb_that_prints_bears_a_reader_that_goes_away_and_a_full_disk() {
+    let instance = Instance::new();
+    instance.succeeds(&["up", "--node-name", "printing"]);
+    let (archive, layout) = (instance.folder.path().join("a.tar"), instance.folder.path().join("layout"));
+    instance.succeeds(&["image", "save", "ondol.local/echo:v1", "-o", &archive.display().to_string()]);
+    std::fs::create_dir(&layout).unwrap();
+    let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout).status();
+    assert!(unpacked.expect("tar runs").success());
+    // Which is also how a layout in a folder comes in.
+    let imported =
+        instance.succeeds(&["image", "import", &layout.display().to_string(), "--name", "t-layout"]);
+    assert!(imported.contains("t-layout"), "{imported}");
+    let places = |word: &str| match word {
+        "LAYOUT" => layout.clone(),
+        "STORE" => instance.data().join("store"),
+        "SALVAGED" => instance.folder.path().join(Random::system().suffix(8)),
+        word => PathBuf::from(word),
+    };
+    PRINTING.iter().for_each(|verb| instance.prints_nowhere(verb, &places));
+    for verb in PRINTING_OF_NONE {
+        instance.succeeds(&["down"]);
+        instance.prints_nowhere(verb, &places);
+    }
+    assert!(instance.succeeds(&["status"]).contains("Ready"), "what it printed nowhere it did");
+    instance.succeeds(&["down", "--wipe", "--yes"]);
+}
+
 #[test]
 fn what_cannot_work_is_told_in_one_sentence() {
     let instance = Instance::new();

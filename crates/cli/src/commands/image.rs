@@ -1,6 +1,7 @@
 //! `ondol image ...`
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use wire::Body;
 
 use crate::admin::{Admin, with_query};
 use crate::arguments::{Image, Output};
+use crate::output;
 
 /// Bytes of an archive that are sent at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -28,20 +30,20 @@ pub async fn image(admin: &Admin, verb: &Image) -> anyhow::Result<()> {
         Image::List { output } => list(admin, *output).await,
         Image::Tag { image, name } => {
             let named = admin.post("/images/tag", &json!({"image": image, "name": name})).await?;
-            println!("{} is now also {}", image, word(&named, "name"));
+            output::line(format_args!("{image} is now also {}", word(&named, "name")));
             Ok(())
         }
         Image::Save { images, output } => save(admin, images, output).await,
         Image::Remove { images } => {
             for image in images {
                 let named = admin.post("/images/remove", &json!({"image": image})).await?;
-                println!("removed {}{}", word(&named, "name"), freed(&named));
+                output::line(format_args!("removed {}{}", word(&named, "name"), freed(&named)));
             }
             Ok(())
         }
         Image::Inspect { image } => {
             let found = admin.get(&with_query("/images/inspect", &[("image", image)])).await?;
-            println!("{}", serde_json::to_string_pretty(&found)?);
+            output::line(serde_json::to_string_pretty(&found)?);
             Ok(())
         }
     }
@@ -77,8 +79,13 @@ async fn pull(admin: &Admin, image: &str, credentials: Option<&str>) -> anyhow::
         false => bar.finish_and_clear(),
     }
     result?;
-    println!("{} {} ({})", word(&pulled, "name"), word(&pulled, "manifest"), size(&pulled));
+    output::line(stored(&pulled));
     Ok(())
+}
+
+/// A line about an image that has come in.
+fn stored(named: &Value) -> String {
+    format!("{} {} ({})", word(named, "name"), word(named, "manifest"), size(named))
 }
 
 /// Bytes of all layers.
@@ -117,7 +124,29 @@ fn freed(removed: &Value) -> String {
     if bytes == 0 { String::new() } else { format!(" ({} freed)", bytes_text(bytes)) }
 }
 
-async fn import(admin: &Admin, file: &Path, name: Option<&str>) -> anyhow::Result<()> {
+async fn import(admin: &Admin, from: &Path, name: Option<&str>) -> anyhow::Result<()> {
+    let name = name.map(|name| ("name", name));
+    let response = if from.is_dir() {
+        // The server reads a folder itself, under its whole name, for it was not started here.
+        let folder = std::path::absolute(from)?;
+        let folder = folder.to_str().context("the folder's name is no UTF-8; give it another")?;
+        let asked: Vec<(&str, &str)> = [("directory", folder)].into_iter().chain(name).collect();
+        admin.send(Method::POST, &with_query("/images/import", &asked), Body::Empty).await?
+    } else {
+        let asked: Vec<(&str, &str)> = name.into_iter().collect();
+        admin.send(Method::POST, &with_query("/images/import", &asked), archive(from).await?).await?
+    };
+    let bytes = wire::body::read(response.into_body(), 16 << 20).await?;
+    let named: Vec<Value> = serde_json::from_slice(&bytes)?;
+    named.iter().for_each(|named| output::line(stored(named)));
+    if named.is_empty() {
+        output::line("the archive names no image; give one with --name");
+    }
+    Ok(())
+}
+
+/// An archive as it is read.
+async fn archive(file: &Path) -> anyhow::Result<Body> {
     let reader: Box<dyn AsyncRead + Send + Unpin> = if file == Path::new("-") {
         Box::new(tokio::io::stdin())
     } else {
@@ -133,27 +162,16 @@ async fn import(admin: &Admin, file: &Path, name: Option<&str>) -> anyhow::Resul
             Err(error) => Some((Err(error.into()), reader)),
         }
     });
-    let path =
-        name.map_or("/images/import".to_owned(), |name| with_query("/images/import", &[("name", name)]));
-    let response = admin.send(Method::POST, &path, Body::stream(chunks)).await?;
-    let bytes = wire::body::read(response.into_body(), 16 << 20).await?;
-    let named: Vec<Value> = serde_json::from_slice(&bytes)?;
-    for named in &named {
-        println!("{} {} ({})", word(named, "name"), word(named, "manifest"), size(named));
-    }
-    if named.is_empty() {
-        println!("the archive names no image; give one with --name");
-    }
-    Ok(())
+    Ok(Body::stream(chunks))
 }
 
 async fn list(admin: &Admin, output: Option<Output>) -> anyhow::Result<()> {
     let images = admin.get("/images").await?;
     if output == Some(Output::Json) {
-        println!("{}", serde_json::to_string_pretty(&images)?);
+        output::line(serde_json::to_string_pretty(&images)?);
         return Ok(());
     }
-    print!("{}", table(images.as_array().map(Vec::as_slice).unwrap_or_default()));
+    output::text(table(images.as_array().map(Vec::as_slice).unwrap_or_default()));
     Ok(())
 }
 
@@ -183,21 +201,27 @@ fn table(images: &[Value]) -> String {
         .collect()
 }
 
-async fn save(admin: &Admin, images: &[String], output: &Path) -> anyhow::Result<()> {
+async fn save(admin: &Admin, images: &[String], into: &Path) -> anyhow::Result<()> {
     let pairs: Vec<(&str, &str)> = images.iter().map(|image| ("image", image.as_str())).collect();
     let response = admin.send(Method::GET, &with_query("/images/save", &pairs), Body::Empty).await?;
     let mut body = response.into_body().into_data_stream();
-    let to_terminal = output == Path::new("-");
-    let mut file: Box<dyn Write> = if to_terminal {
-        Box::new(std::io::stdout().lock())
-    } else {
-        Box::new(std::fs::File::create(output).with_context(|| format!("cannot write {}", output.display()))?)
+    let mut file = match into == Path::new("-") {
+        true => None,
+        false => Some(File::create(into).with_context(|| format!("cannot write {}", into.display()))?),
     };
     while let Some(chunk) = body.next().await {
         let chunk: Bytes = chunk.map_err(|error| anyhow!(error))?;
-        file.write_all(&chunk)?;
+        match &mut file {
+            Some(file) => {
+                let written = file.write_all(&chunk);
+                written.with_context(|| format!("cannot write {}", into.display()))?;
+            }
+            None => output::bytes(&chunk),
+        }
+        if !output::is_open() {
+            break;
+        }
     }
-    file.flush()?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `ondol logs`
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use base::Clock;
 
 use crate::arguments::Logs;
+use crate::output;
 
 /// The part of the file in which the last lines are looked for.
 const TAIL_BYTES: u64 = 4 * 1024 * 1024;
@@ -22,12 +23,9 @@ pub async fn logs(path: &Path, options: &Logs, clock: &Clock) -> anyhow::Result<
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    print(last_lines(&text, options.tail))?;
+    output::bytes(last_lines(&text, options.tail));
     let mut at = file.stream_position()?;
-    if !options.follow {
-        return Ok(());
-    }
-    loop {
+    while options.follow && output::is_open() {
         clock.sleep(LOOK_EVERY).await;
         // A rotated or emptied file begins anew.
         let Ok(now) = std::fs::metadata(path) else { continue };
@@ -40,9 +38,10 @@ pub async fn logs(path: &Path, options: &Logs, clock: &Clock) -> anyhow::Result<
             text.clear();
             file.read_to_end(&mut text)?;
             at += text.len() as u64;
-            print(&text)?;
+            output::bytes(&text);
         }
     }
+    Ok(())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -52,15 +51,6 @@ fn open(path: &Path) -> anyhow::Result<File> {
             path.display()
         )
     })
-}
-
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => Ok(other?),
-    }
 }
 
 fn last_lines(text: &[u8], count: usize) -> &[u8] {

@@ -4,15 +4,16 @@ use serde_json::Value;
 
 use crate::admin::Admin;
 use crate::arguments::{Output, Status};
+use crate::output;
 
 /// Prints what the instance says of itself.
 pub async fn status(admin: &Admin, options: &Status) -> anyhow::Result<()> {
     let status = admin.get("/status").await?;
     if options.output == Some(Output::Json) {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        output::line(serde_json::to_string_pretty(&status)?);
         return Ok(());
     }
-    print!("{}", text(&status));
+    output::text(text(&status));
     Ok(())
 }
 

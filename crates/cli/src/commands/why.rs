@@ -7,6 +7,7 @@ use wire::Body;
 
 use crate::admin::{Admin, with_query};
 use crate::arguments::Why;
+use crate::output;
 use crate::why::{CLUSTER_WIDE, Subject, World, explain};
 
 /// Explains an object.
@@ -27,7 +28,7 @@ pub async fn why(admin: &Admin, options: &Why, clock: &Clock) -> anyhow::Result<
         world.add(kind, items);
     }
     for line in explain(&subject, &world, clock.now()) {
-        println!("{line}");
+        output::line(line);
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ pub struct Reader<R> {
     data_left: u64,
     /// Bytes between the data and the next header.
     padding: u64,
+    /// The mark of the end was read.
+    has_ended: bool,
 }
 
 /// What extended headers say about the next entry.
@@ -72,12 +74,17 @@ struct Sparse {
 impl<R: Read> Reader<R> {
     /// Reads from the first header on.
     pub fn new(inner: R) -> Self {
-        Self { inner, data_left: 0, padding: 0 }
+        Self { inner, data_left: 0, padding: 0, has_ended: false }
     }
 
     /// The stream below, at the first byte that was not needed.
     pub fn into_inner(self) -> R {
         self.inner
+    }
+
+    /// Whether the archive's own mark of its end was read; some writers leave it away.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// The next entry, or `None` at the end of the archive.
@@ -169,6 +176,7 @@ impl<R: Read> Reader<R> {
     fn header(&mut self) -> Result<Option<Header>, Error> {
         let Some(block) = self.block()? else { return Ok(None) };
         if block.iter().all(|&byte| byte == 0) {
+            self.has_ended = true;
             return Ok(None);
         }
         let mut header = Header::new_old();

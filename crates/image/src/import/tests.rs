@@ -108,6 +108,18 @@ async fn one_name_is_not_given_to_several_images() {
     assert!(error.to_string().contains("2 images"), "{error}");
 }
 
+/// Gives half of the bytes, then fails.
+struct Failing(io::Cursor<Vec<u8>>);
+
+impl Read for Failing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::Error::other("the line is dead")),
+            count => Ok(count),
+        }
+    }
+}
+
 #[tokio::test]
 async fn archives_that_are_none_are_refused_and_leave_no_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,16 +128,35 @@ async fn archives_that_are_none_are_refused_and_leave_no_name() {
     let mut wrong_layer = good.clone();
     let at = wrong_layer.windows(7).position(|window| window == b"content").unwrap();
     wrong_layer[at] = b'C';
-    let cases: [(&[u8], &str); 4] = [
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        io::Write::write_all(&mut encoder, &good).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = zstd::encode_all(good.as_slice(), 1).unwrap();
+    let mut damaged = gzip.clone();
+    // The first byte behind gzip's own header tells the sort of a block; there is none of this sort.
+    damaged[10] = 0xff;
+    // The manifest comes last but for a link and the mark of the end.
+    let before_manifest = good.windows(13).position(|window| window == b"manifest.json").unwrap();
+    let cases: [(&[u8], &str); 9] = [
         (b"not an archive, only text that goes on for a while", "cut short"),
-        (&good[..good.len() / 2], ""),
+        (&good[..good.len() / 2], "cut short"),
+        (&good[..700], "cut short"),
+        (&good[..before_manifest], "cut short"),
+        (&gzip[..gzip.len() / 2], "cut short, for it cannot be decompressed"),
+        (&zstd[..zstd.len() / 2], "cut short, for it cannot be decompressed"),
+        (&damaged, "cannot be decompressed"),
         (&wrong_layer, "diff id"),
         (&[0; 1024], "neither index.json nor manifest.json"),
     ];
     for (bytes, expect) in cases {
         let error = store.import(io::Cursor::new(bytes.to_vec()), None).await.unwrap_err().in_full();
-        assert!(error.contains(expect), "{error}");
+        assert!(error.contains(expect) && !error.contains("disk"), "{error}");
     }
+    let broken = Failing(io::Cursor::new(good[..700].to_vec()));
+    let error = store.import(broken, None).await.unwrap_err().in_full();
+    assert!(error.contains("the line is dead") && error.contains("give it again"), "{error}");
     assert!(store.list().is_empty());
     store.collect(&[]).await.unwrap();
     assert_eq!(std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 0);

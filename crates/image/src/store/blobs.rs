@@ -136,13 +136,30 @@ impl Ingest {
         self.write_all(content).map_err(Error::storage("writing", &self.path))
     }
 
-    /// Appends all of `source`, at most `limit` bytes.
-    pub fn copy(&mut self, source: impl Read, limit: u64) -> Result<u64, Error> {
-        let path = self.path.clone();
-        let copied = io::copy(&mut source.take(limit + 1), self).map_err(Error::storage("writing", &path))?;
-        match copied > limit {
-            true => Err(Error::TooLarge { what: "the content".to_owned(), limit, bytes: copied }),
-            false => Ok(copied),
+    /// Appends all of `source`, at most `limit` bytes. `unread` says what it means that the source fails, for that is
+    /// no failure of the store's disk.
+    pub fn copy(
+        &mut self,
+        mut source: impl Read,
+        limit: u64,
+        unread: impl FnOnce(io::Error) -> Error,
+    ) -> Result<u64, Error> {
+        let mut buffer = vec![0_u8; BUFFER_BYTES];
+        let mut copied = 0_u64;
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => return Ok(copied),
+                Ok(count) => {
+                    copied += count as u64;
+                    if copied > limit {
+                        let what = "the content".to_owned();
+                        return Err(Error::TooLarge { what, limit, bytes: copied });
+                    }
+                    self.write(&buffer[..count])?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unread(error)),
+            }
         }
     }
 
