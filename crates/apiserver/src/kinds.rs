@@ -213,6 +213,14 @@ pub fn stored(key: &str) -> Option<&'static Kind> {
     all.by_key.get(key).map(|at| &all.kinds[*at])
 }
 
+/// The kind by which another version (`apps/v1`) of its group knows the objects of `kind`, if it does.
+pub fn in_version(kind: &Kind, api_version: &str) -> Option<&'static Kind> {
+    let (group, version) = api::names::split_api_version(api_version);
+    let resource =
+        Resource { group: group.into(), version: version.into(), resource: kind.facts.resource.into() };
+    (group == kind.facts.group).then(|| find(&resource)).flatten()
+}
+
 /// The values of a stored kind's selectable fields, but for name and namespace.
 pub fn selectable(kind: &Kind, tree: &Value) -> Vec<(Str, Str)> {
     kind.selectors

@@ -7,7 +7,7 @@ use api::value::Value;
 use jiff::Timestamp;
 
 use crate::convert;
-use crate::kinds::Kind;
+use crate::kinds::{self, Kind};
 
 /// Records the fields of a new object as its manager's.
 pub fn on_create(kind: &'static Kind, tree: &mut Value, manager: &str, now: Timestamp) -> Result<(), Status> {
@@ -28,14 +28,23 @@ pub fn on_update(
     let api_version = kind.api_version();
     let write =
         Write { manager, api_version: &api_version, subresource, now, ty: kind.facts.ty, reset: &reset };
+    let versions = |tree: &Value, api_version: &str| {
+        // Not in another group: upstream cannot convert an Event there, and forgets who wrote it as the other sort.
+        let other = kinds::in_version(kind, api_version)?;
+        if tree.is_empty() {
+            return Some((Value::object(), other.facts.ty));
+        }
+        let stored = convert::to_stored(kind, tree.clone()).ok()?;
+        Some((convert::from_stored(other, stored).ok()?, other.facts.ty))
+    };
     if kind.is_stored_version() {
-        managed::update(old, new, &write);
+        managed::update(old, new, &write, &versions);
         return Ok(());
     }
     const PATH: [&str; 2] = ["metadata", "managedFields"];
     let old = if old.is_empty() { old.clone() } else { convert::from_stored(kind, old.clone())? };
     let mut shown = convert::from_stored(kind, new.clone())?;
-    managed::update(&old, &mut shown, &write);
+    managed::update(&old, &mut shown, &write, &versions);
     match shown.at(&PATH) {
         Some(entries) => new.set(&PATH, entries.clone()),
         None => {

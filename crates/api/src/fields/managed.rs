@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::table::TypeId;
 use crate::value::{Map, Str, Value};
 
-use super::compare::compare;
+use super::compare::{Comparison, compare};
 use super::set::FieldSet;
 use super::written;
 
@@ -74,9 +74,16 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> Str {
     name
 }
 
+/// An object of the version of a write as another version (`apps/v1`) has it, and its type there; `None` if the object
+/// has no such version.
+pub type Versions<'a> = dyn Fn(&Value, &str) -> Option<(Value, TypeId)> + 'a;
+
 /// Sets `metadata.managedFields` of `new`, an object that is about to take the place of `old` (an empty object for
 /// a creation), for a create, update or patch.
-pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
+///
+/// Each manager's fields are named as its version has them, so what became of them is seen in that version, as
+/// structured-merge-diff's `Updater.Update` does it. Who speaks a version that is not known is forgotten.
+pub fn update(old: &Value, new: &mut Value, write: &Write<'_>, versions: &Versions<'_>) {
     let mut entries = starting_point(old, new, write.subresource);
     new.remove(&["metadata", "managedFields"]);
     // Of a new object the creator owns all.
@@ -91,28 +98,60 @@ pub fn update(old: &Value, new: &mut Value, write: &Write<'_>) {
     if entries.is_empty() && exists {
         return;
     }
-    let mut comparison = compare(old, new, write.ty);
-    if !write.reset.is_empty() {
-        comparison.added = comparison.added.without(write.reset);
-        comparison.modified = comparison.modified.without(write.reset);
-        comparison.removed = comparison.removed.without(write.reset);
-    }
-    let removed = comparison.removed;
-    let taken = comparison.added.union(comparison.modified);
+    let own = Change::of(old, new, write.ty, write.reset);
+    let mut others: Vec<(Str, Option<Change>)> = Vec::new();
     for entry in &mut entries {
-        if entry.fields.intersects(&taken) {
-            entry.fields = entry.fields.difference(&taken);
+        if entry.api_version == write.api_version {
+            own.take_from(&mut entry.fields);
+            continue;
         }
-        if entry.fields.intersects(&removed) {
-            entry.fields = entry.fields.difference(&removed);
+        let known = others.iter().position(|(version, _)| *version == entry.api_version);
+        let at = known.unwrap_or_else(|| {
+            let change = versions(old, &entry.api_version).zip(versions(new, &entry.api_version));
+            let change = change.map(|((old, ty), (new, _))| Change::of(&old, &new, ty, write.reset));
+            others.push((entry.api_version.clone(), change));
+            others.len() - 1
+        });
+        match &others[at].1 {
+            Some(change) => change.take_from(&mut entry.fields),
+            None => entry.fields = FieldSet::new(),
         }
     }
+    let taken = own.taken;
     entries.retain(|entry| !entry.fields.is_empty());
     if !taken.is_empty() {
         credit(&mut entries, taken, write);
     }
     cap(&mut entries);
     store(new, entries);
+}
+
+/// What a write changes, in one version.
+struct Change {
+    /// Added or modified.
+    taken: FieldSet,
+    removed: FieldSet,
+}
+
+impl Change {
+    fn of(old: &Value, new: &Value, ty: TypeId, reset: &FieldSet) -> Self {
+        let Comparison { mut added, mut modified, mut removed } = compare(old, new, ty);
+        if !reset.is_empty() {
+            added = added.without(reset);
+            modified = modified.without(reset);
+            removed = removed.without(reset);
+        }
+        Self { taken: added.union(modified), removed }
+    }
+
+    /// Takes from what somebody owns what another now does, or nobody.
+    fn take_from(&self, fields: &mut FieldSet) {
+        for gone in [&self.taken, &self.removed] {
+            if fields.intersects(gone) {
+                *fields = fields.difference(gone);
+            }
+        }
+    }
 }
 
 /// Gives back the old times if nothing but times has changed, so that a write without effect changes nothing.

@@ -52,7 +52,7 @@ fn managed_fields_are_upstreams_to_the_leaf() {
             ty,
             reset: &reset::reset_fields(group, resource, subresource),
         };
-        managed::update(&old, &mut new, &write);
+        managed::update(&old, &mut new, &write, &|_, _| None);
         let (ours, theirs) =
             (new.at(&["metadata", "managedFields"]), expect.at(&["metadata", "managedFields"]));
         if ours != theirs {
@@ -230,7 +230,7 @@ proptest! {
         let ty = table::types().find("core/v1.ConfigMap").unwrap();
         let reset = FieldSet::new();
         let write = managed::Write { manager: "", api_version: "v1", subresource: "", now, ty, reset: &reset };
-        managed::update(&Value::object(), &mut new, &write);
+        managed::update(&Value::object(), &mut new, &write, &|_, _| None);
         prop_assert_eq!(new.array_at(&["metadata", "managedFields"])[0].str_at(&["manager"]), Some("unknown"));
     }
 }

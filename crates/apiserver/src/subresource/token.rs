@@ -38,7 +38,7 @@ pub(super) fn create(
         ty: codec::type_of(&gvk)?,
         reset: &FieldSet::default(),
     };
-    managed::update(&Value::object(), &mut tree, &write);
+    managed::update(&Value::object(), &mut tree, &write, &|_, _| None);
     let account = gate.storage().require(kind, &target.namespace, &target.name)?;
     let mut audiences: Vec<String> = tree
         .array_at(&["spec", "audiences"])

@@ -6,6 +6,7 @@ mod objects;
 mod proxy;
 mod refusals;
 mod rights;
+mod versions;
 mod watches;
 
 #[path = "../served/mod.rs"]
