@@ -8,6 +8,29 @@ use crate::value::{MAX_DEPTH, Str, Value};
 pub const MAX_OPERATIONS: usize = 10_000;
 /// Bytes of JSON that all `copy` operations of a patch may add, as upstream: each could double the document.
 pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+/// Elements of lists that all operations of a patch may move to make room or to close up, and values that they may look
+/// through: far beyond what an object of the largest size needs, and done within a second. A list in the middle of which
+/// each operation puts an element would take minutes.
+pub const MAX_STEPS: usize = 100_000_000;
+
+/// What a patch has cost.
+#[derive(Default)]
+struct Cost {
+    copied_bytes: usize,
+    steps: usize,
+}
+
+impl Cost {
+    fn step(&mut self, steps: usize) -> Result<(), Failed> {
+        self.steps += steps;
+        (self.steps <= MAX_STEPS).then_some(()).ok_or(Failed)
+    }
+
+    fn copy(&mut self, bytes: usize) -> Result<(), Failed> {
+        self.copied_bytes += bytes;
+        (self.copied_bytes <= MAX_COPIED_BYTES).then_some(()).ok_or(Failed)
+    }
+}
 
 /// An operation could not be done. Upstream tells the client no more than that.
 #[derive(Debug)]
@@ -39,9 +62,9 @@ pub fn apply(document: Value, patch: &Value) -> Result<Value, Status> {
         }
     }
     let mut document = document;
-    let mut copied_bytes = 0;
+    let mut cost = Cost::default();
     for operation in operations {
-        step(&mut document, operation, &mut copied_bytes).map_err(|Failed| rejected())?;
+        step(&mut document, operation, &mut cost).map_err(|Failed| rejected())?;
     }
     Ok(document)
 }
@@ -54,25 +77,22 @@ fn rejected() -> Status {
     status
 }
 
-fn step(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Result<(), Failed> {
+fn step(document: &mut Value, operation: &Value, cost: &mut Cost) -> Result<(), Failed> {
     let text = |key| operation.str_at(&[key]).ok_or(Failed);
     // An absent value is null, as upstream has it.
     let value = || operation.get("value").cloned().unwrap_or_default();
     match text("op")? {
-        "add" => add(document, text("path")?, value()),
-        "remove" => remove(document, text("path")?).map(drop),
-        "replace" => replace(document, text("path")?, value()),
+        "add" => add(document, text("path")?, value(), cost),
+        "remove" => remove(document, text("path")?, cost).map(drop),
+        "replace" => replace(document, text("path")?, value(), cost),
         "move" => {
-            let moved = remove(document, text("from")?)?;
-            add(document, text("path")?, moved)
+            let moved = remove(document, text("from")?, cost)?;
+            add(document, text("path")?, moved, cost)
         }
         "copy" => {
             let copied = get(document, text("from")?)?.cloned().unwrap_or_default();
-            *copied_bytes += copied.to_string().len();
-            if *copied_bytes > MAX_COPIED_BYTES {
-                return Err(Failed);
-            }
-            add(document, text("path")?, copied)
+            cost.copy(copied.to_string().len())?;
+            add(document, text("path")?, copied, cost)
         }
         "test" => {
             let (path, wanted) = (text("path")?, value());
@@ -136,19 +156,28 @@ fn get<'a>(document: &'a mut Value, path: &str) -> Result<Option<&'a Value>, Fai
 }
 
 /// Nothing becomes deeper than what a body may be: whatever walks an object relies on it.
-fn require_shallow(path: &str, value: &Value) -> Result<(), Failed> {
-    fn depth(value: &Value) -> usize {
+fn require_shallow(path: &str, value: &Value, cost: &mut Cost) -> Result<(), Failed> {
+    fn depth(value: &Value, looked_at: &mut usize) -> usize {
         match value {
-            Value::Object(map) => 1 + map.iter().map(|(_, value)| depth(value)).max().unwrap_or(0),
-            Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+            Value::Object(map) => {
+                *looked_at += map.len();
+                1 + map.iter().map(|(_, value)| depth(value, looked_at)).max().unwrap_or(0)
+            }
+            Value::Array(elements) => {
+                *looked_at += elements.len();
+                1 + elements.iter().map(|value| depth(value, looked_at)).max().unwrap_or(0)
+            }
             _ => 0,
         }
     }
-    (path.split('/').skip(1).count() + depth(value) <= MAX_DEPTH).then_some(()).ok_or(Failed)
+    let mut looked_at = 0;
+    let depth = depth(value, &mut looked_at);
+    cost.step(looked_at)?;
+    (path.split('/').skip(1).count() + depth <= MAX_DEPTH).then_some(()).ok_or(Failed)
 }
 
-fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Failed> {
-    require_shallow(path, &value)?;
+fn add(document: &mut Value, path: &str, value: Value, cost: &mut Cost) -> Result<(), Failed> {
+    require_shallow(path, &value, cost)?;
     let (container, key) = container(document, path)?;
     match container {
         Value::Object(map) => {
@@ -157,6 +186,7 @@ fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Failed> {
         Value::Array(elements) if key == "-" => elements.push(value),
         Value::Array(elements) => {
             let index = resolved(signed_index(&key)?, elements.len() + 1)?;
+            cost.step(elements.len() - index)?;
             elements.insert(index, value);
         }
         _ => return Err(Failed),
@@ -164,19 +194,20 @@ fn add(document: &mut Value, path: &str, value: Value) -> Result<(), Failed> {
     Ok(())
 }
 
-fn remove(document: &mut Value, path: &str) -> Result<Value, Failed> {
+fn remove(document: &mut Value, path: &str, cost: &mut Cost) -> Result<Value, Failed> {
     let (container, key) = container(document, path)?;
     match container {
         Value::Object(map) => map.remove(&key).ok_or(Failed),
         Value::Array(elements) => {
             let index = existing_index(&key, elements.len())?;
+            cost.step(elements.len() - index)?;
             Ok(elements.remove(index))
         }
         _ => Err(Failed),
     }
 }
 
-fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), Failed> {
+fn replace(document: &mut Value, path: &str, value: Value, cost: &mut Cost) -> Result<(), Failed> {
     if path.is_empty() {
         if !matches!(value, Value::Object(_) | Value::Array(_)) {
             return Err(Failed);
@@ -184,7 +215,7 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), Failed>
         *document = value;
         return Ok(());
     }
-    require_shallow(path, &value)?;
+    require_shallow(path, &value, cost)?;
     let (container, key) = container(document, path)?;
     match container {
         Value::Object(map) => {
@@ -269,6 +300,26 @@ mod tests {
         assert!(run(&document, &doubling(5)).is_ok_and(|patched| patched.len() > 3_200_000));
         fails(&document, &doubling(6));
         fails(&document, &doubling(20));
+    }
+
+    #[test]
+    fn a_patch_does_not_move_a_long_list_again_and_again() {
+        let elements = MAX_STEPS / 100;
+        let add = |times: usize| {
+            let operation = crate::json!({"op": "add", "path": "/a/0", "value": 1});
+            Value::Array(vec![operation; times])
+        };
+        let document = || crate::json!({"a": (vec![Value::Null; elements])});
+        assert!(apply(document(), &add(50)).is_ok());
+        assert!(apply(document(), &add(101)).is_err());
+        let to_and_fro = [("/a", "/b"), ("/b", "/a")]
+            .map(|(from, path)| crate::json!({"op": "move", "from": from, "path": path}));
+        assert!(
+            apply(document(), &Value::Array(to_and_fro.iter().cloned().cycle().take(50).collect())).is_ok()
+        );
+        assert!(
+            apply(document(), &Value::Array(to_and_fro.iter().cloned().cycle().take(102).collect())).is_err()
+        );
     }
 
     #[test]

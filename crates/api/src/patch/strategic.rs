@@ -6,6 +6,8 @@
 
 mod lists;
 
+use std::collections::HashSet;
+
 use crate::status::{Details, Reason, Status};
 use crate::table::{self, Patch, Shape, ShapeId, TypeId};
 use crate::value::{Map, Str, Value};
@@ -195,7 +197,8 @@ fn retain_keys(original: &mut Map, patch: &mut Map) -> Result<(), Failure> {
     const WRONG: Failure = Failure::Format("invalid patch format of retainKeys");
     let Some(retained) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(retained) = retained else { return Err(WRONG) };
-    let keeps = |key: &str| retained.iter().any(|name| name.as_str() == Some(key));
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let keeps = |key: &str| retained.contains(key);
     let directive = |key: &str| key.starts_with(DELETE_FROM_LIST) || key.starts_with(ELEMENT_ORDER);
     if patch.iter().any(|(key, value)| !value.is_null() && !directive(key) && !keeps(key)) {
         return Err(WRONG);

@@ -1,13 +1,15 @@
 //! A compact JSON tree.
 //!
-//! Objects are sorted vectors of pairs and short strings need no heap block, so that a pod costs some dozens of
+//! Objects are sorted vectors of pairs (large ones trees) and short strings need no heap block, so that a pod costs some dozens of
 //! allocations rather than the 751 of `serde_json::Value`. Only the write path builds trees.
 
+mod map;
 mod parse;
 mod write;
 
 use compact_str::CompactString;
 
+pub use map::Map;
 pub use parse::{Duplicate, MAX_DEPTH, ParseError, Parsed, parse, parse_tracking_duplicates};
 pub use write::{plain_bytes, write_number, write_string};
 
@@ -36,13 +38,6 @@ pub enum Value {
     /// Nothing is found in it; it equals the object that it is the text of. No parser makes one.
     Written(Box<str>),
 }
-
-/// The members of a JSON object, sorted by key, each key once.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Map(Vec<(Str, Value)>);
-
-/// So many members are looked through one by one.
-const FEW_MEMBERS: usize = 12;
 
 impl Value {
     /// An empty object.
@@ -211,128 +206,6 @@ impl PartialEq for Value {
     }
 }
 
-impl Map {
-    /// No members.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// From pairs in any order; of equal keys the last wins.
-    pub fn from_pairs(mut pairs: Vec<(Str, Value)>) -> Self {
-        if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
-            pairs.sort_by(|a, b| a.0.cmp(&b.0));
-            // A stable sort keeps equal keys in their order; the later one takes the earlier one's place.
-            pairs.dedup_by(|later, earlier| {
-                let same = later.0 == earlier.0;
-                if same {
-                    std::mem::swap(&mut later.1, &mut earlier.1);
-                }
-                same
-            });
-        }
-        Self(pairs)
-    }
-
-    fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| other.as_str().cmp(key))
-    }
-
-    /// The member `key`.
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.place(key).map(|at| &self.0[at].1)
-    }
-
-    /// The member `key`, to change.
-    pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.place(key).map(|at| &mut self.0[at].1)
-    }
-
-    /// Where the member `key` is. Among few, most names differ by their length already, which is cheaper to see than
-    /// an order.
-    fn place(&self, key: &str) -> Option<usize> {
-        if self.0.len() > FEW_MEMBERS {
-            return self.find(key).ok();
-        }
-        self.0.iter().position(|(other, _)| other.as_str() == key)
-    }
-
-    /// The member `key`, made `Null` if it was not there.
-    pub fn entry(&mut self, key: &str) -> &mut Value {
-        let at = self.find(key).unwrap_or_else(|at| {
-            self.0.insert(at, (Str::from(key), Value::Null));
-            at
-        });
-        &mut self.0[at].1
-    }
-
-    /// Puts a member; gives back what it replaced.
-    pub fn insert(&mut self, key: impl Into<Str>, value: impl Into<Value>) -> Option<Value> {
-        let (key, value) = (key.into(), value.into());
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
-            Err(at) => {
-                self.0.insert(at, (key, value));
-                None
-            }
-        }
-    }
-
-    /// Takes a member away.
-    pub fn remove(&mut self, key: &str) -> Option<Value> {
-        self.find(key).ok().map(|at| self.0.remove(at).1)
-    }
-
-    /// Whether there is a member `key`.
-    pub fn contains_key(&self, key: &str) -> bool {
-        self.find(key).is_ok()
-    }
-
-    /// How many members there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The members by key.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Str, &Value)> + ExactSizeIterator {
-        self.0.iter().map(|(key, value)| (key, value))
-    }
-
-    /// The members by key, values to change.
-    pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = (&Str, &mut Value)> + ExactSizeIterator {
-        self.0.iter_mut().map(|(key, value)| (&*key, value))
-    }
-
-    /// The keys in order.
-    pub fn keys(&self) -> impl Iterator<Item = &Str> {
-        self.0.iter().map(|(key, _)| key)
-    }
-
-    /// Keeps the members of which `keep` holds.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) {
-        self.0.retain_mut(|(key, value)| keep(key, value));
-    }
-}
-
-impl IntoIterator for Map {
-    type Item = (Str, Value);
-    type IntoIter = std::vec::IntoIter<(Str, Value)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-impl FromIterator<(Str, Value)> for Map {
-    fn from_iter<I: IntoIterator<Item = (Str, Value)>>(pairs: I) -> Self {
-        Self::from_pairs(pairs.into_iter().collect())
-    }
-}
-
 impl From<bool> for Value {
     fn from(truth: bool) -> Self {
         Self::Bool(truth)
@@ -413,13 +286,6 @@ mod tests {
         assert_eq!(value.str_at(&["metadata", "labels", "app"]), Some("b"));
         assert_eq!(value.remove(&["spec", "replicas"]), Some(Value::Int(3)));
         assert_eq!(value.to_string(), r#"{"metadata":{"labels":{"app":"b"},"name":"a"},"spec":{}}"#);
-    }
-
-    #[test]
-    fn of_equal_keys_the_last_wins() {
-        let map =
-            Map::from_pairs(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
-        assert_eq!(Value::from(map).to_string(), r#"{"a":2,"b":3}"#);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Lists: merged by key or by value, and ordered.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::value::Value;
 
 use super::{DIRECTIVE, Failure, Schema, go_map, go_text, go_type, merge_maps, other, unknown_directive};
@@ -34,17 +36,41 @@ fn no_merge_key<T>(element: &Value, key: &str) -> Result<T, Failure> {
     }
 }
 
-/// The position of the element whose merge key has the value.
-fn find(list: &[Value], key: &str, value: &Value) -> Option<usize> {
-    list.iter().position(|element| element.get(key) == Some(value))
+/// What identifies an element, to be looked up: lists of strangers may be long.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Identity<'a> {
+    /// It has no merge key.
+    None,
+    Text(&'a str),
+    /// Any other value: its type and its JSON.
+    Other(&'static str, Vec<u8>),
 }
 
-/// What identifies an element: its merge key, or itself.
-fn identity<'a>(element: &'a Value, key: &str, kind: Kind) -> Option<&'a Value> {
-    match kind {
-        Kind::Objects => element.get(key),
-        Kind::Scalars => Some(element),
+impl<'a> Identity<'a> {
+    fn of(value: Option<&'a Value>) -> Self {
+        match value {
+            None => Self::None,
+            Some(Value::String(text)) => Self::Text(text),
+            Some(other) => Self::Other(go_type(other), other.to_bytes()),
+        }
     }
+
+    /// Of an element: by its merge key, or itself.
+    fn of_element(element: &'a Value, key: &str, kind: Kind) -> Self {
+        match kind {
+            Kind::Objects => Self::of(element.get(key)),
+            Kind::Scalars => Self::of(Some(element)),
+        }
+    }
+}
+
+/// Where in a list each identity comes first.
+fn positions<'a>(list: &'a [Value], key: &str, kind: Kind) -> HashMap<Identity<'a>, usize> {
+    let mut positions = HashMap::with_capacity(list.len());
+    for (at, element) in list.iter().enumerate() {
+        positions.entry(Identity::of_element(element, key, kind)).or_insert(at);
+    }
+    positions
 }
 
 /// Merges `patch` into `original`; or takes its elements away (`deleting`), if they are scalars.
@@ -61,14 +87,13 @@ pub(super) fn merge_lists(
     let kind = element_kind([original.as_slice(), patch.as_slice()].into_iter())?;
     if kind == Kind::Scalars {
         if deleting {
-            return Ok(original.into_iter().filter(|element| !patch.contains(element)).collect());
+            let gone = positions(&patch, key, kind);
+            let stays = |element: &Value| !gone.contains_key(&Identity::of(Some(element)));
+            return Ok(original.into_iter().filter(stays).collect());
         }
-        let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
-        for element in original.iter().chain(&patch) {
-            if !merged.contains(element) {
-                merged.push(element.clone());
-            }
-        }
+        let mut seen = HashSet::with_capacity(original.len() + patch.len());
+        let all = original.iter().chain(&patch);
+        let merged = all.filter(|element| seen.insert(Identity::of(Some(element)))).cloned().collect();
         return ordered(merged, &patch, &original, key, kind);
     }
     if key.is_empty() {
@@ -76,15 +101,15 @@ pub(super) fn merge_lists(
     }
     let (original, patch) = special_elements(original, patch, key)?;
     let mut merged = original.clone();
+    let mut places = positions(&original, key, kind);
     for change in &patch {
         let Some(value) = change.get(key) else { return no_merge_key(change, key) };
-        match find(&merged, key, value) {
-            Some(at) => {
-                let (Value::Object(present), Value::Object(change)) = (&merged[at], change) else { continue };
-                merged[at] = Value::Object(merge_maps(present.clone(), change.clone(), schema)?);
-            }
-            None => merged.push(change.clone()),
-        }
+        let at = *places.entry(Identity::of(Some(value))).or_insert(merged.len());
+        let (Some(Value::Object(present)), Value::Object(change)) = (merged.get_mut(at), change) else {
+            merged.push(change.clone());
+            continue;
+        };
+        merged[at] = Value::Object(merge_maps(std::mem::take(present), change.clone(), schema)?);
     }
     ordered(merged, &patch, &original, key, kind)
 }
@@ -96,6 +121,7 @@ fn special_elements(
     key: &str,
 ) -> Result<(Vec<Value>, Vec<Value>), Failure> {
     let mut plain = Vec::with_capacity(patch.len());
+    let mut gone = Vec::new();
     let mut replace = false;
     for element in patch {
         let Value::Object(map) = &element else { continue };
@@ -103,7 +129,7 @@ fn special_elements(
             None => plain.push(element),
             Some(Value::String(word)) if word == "delete" => {
                 let Some(value) = map.get(key) else { return no_merge_key(&element, key) };
-                original.retain(|present| present.get(key) != Some(value));
+                gone.push(value.clone());
             }
             Some(Value::String(word)) if word == "replace" => replace = true,
             Some(Value::String(word)) if word == "merge" => {
@@ -112,6 +138,12 @@ fn special_elements(
             Some(directive) => return Err(unknown_directive(directive, map)),
         }
     }
+    if !gone.is_empty() {
+        let gone = positions(&gone, "", Kind::Scalars);
+        original.retain(|present| {
+            present.get(key).is_none_or(|value| !gone.contains_key(&Identity::of(Some(value))))
+        });
+    }
     Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
 }
 
@@ -119,30 +151,43 @@ fn special_elements(
 /// that deletions close up and additions fill the room that they leave, and still looks at as many places as there
 /// were before.
 pub(super) fn left_behind(original: &[Value], patch: &[Value], key: &str, kind: Kind) -> Vec<Value> {
-    let mut places = original.to_vec();
     if kind == Kind::Scalars {
-        return places;
+        return original.to_vec();
     }
     let word = |element: &Value| element.str_at(&[DIRECTIVE]).map(str::to_owned);
-    let mut present = original.to_vec();
+    let mut at: HashMap<Identity<'_>, Vec<usize>> = HashMap::new();
+    for (place, element) in original.iter().enumerate() {
+        at.entry(Identity::of(element.get(key))).or_default().push(place);
+    }
+    let mut stays = vec![true; original.len()];
+    let (mut last, mut room) = (original.len(), Vec::new());
     for gone in patch.iter().filter(|element| word(element).as_deref() == Some("delete")) {
         let Some(value) = gone.get(key) else { continue };
-        while let Some(at) = find(&present, key, value) {
-            places[at..present.len()].rotate_left(1);
-            let last = present.len() - 1;
-            places[last] = present[last].clone();
-            present.remove(at);
+        for place in at.remove(&Identity::of(Some(value))).unwrap_or_default() {
+            while last > 0 && !stays[last - 1] {
+                last -= 1;
+            }
+            // The last one moves up, and its old place keeps showing it.
+            room.extend(original.get(last.wrapping_sub(1)).cloned());
+            stays[place] = false;
         }
     }
+    let kept = original.iter().zip(&stays).filter(|(_, stays)| **stays).map(|(element, _)| element);
+    let mut places: Vec<Value> = kept.cloned().collect();
+    let mut filled = places.len();
+    places.extend(room.into_iter().rev());
     if patch.iter().any(|element| word(element).as_deref() == Some("replace")) {
         return places;
     }
     for added in patch.iter().filter(|element| element.get(DIRECTIVE).is_none()) {
-        if added.get(key).is_some_and(|value| find(&present, key, value).is_none()) {
-            if let Some(place) = places.get_mut(present.len()) {
+        if let Some(value) = added.get(key)
+            && !at.contains_key(&Identity::of(Some(value)))
+        {
+            if let Some(place) = places.get_mut(filled) {
                 *place = added.clone();
             }
-            present.push(added.clone());
+            at.insert(Identity::of(Some(value)), Vec::new());
+            filled += 1;
         }
     }
     places
@@ -164,14 +209,20 @@ pub(super) fn ordered(
             }
         }
     }
-    let position = |list: &[Value], element: &Value| {
-        let wanted = identity(element, key, kind);
-        list.iter().position(|other| identity(other, key, kind) == wanted)
+    let (order, server) = (positions(order, key, kind), positions(server, key, kind));
+    let place = |list: &HashMap<Identity<'_>, usize>, element: &Value| {
+        list.get(&Identity::of_element(element, key, kind)).copied()
     };
-    let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|element| position(order, element).is_some());
-    named.sort_by_key(|element| position(order, element));
-    rest.sort_by_key(|element| position(server, element).unwrap_or(usize::MAX));
+    let (mut named, mut rest) = (Vec::new(), Vec::new());
+    for element in merged {
+        let at = place(&server, &element);
+        match place(&order, &element) {
+            Some(wanted) => named.push((wanted, at, element)),
+            None => rest.push((at.unwrap_or(usize::MAX), at, element)),
+        }
+    }
+    named.sort_by_key(|(wanted, ..)| *wanted);
+    rest.sort_by_key(|(before, ..)| *before);
     let mut out = Vec::with_capacity(named.len() + rest.len());
     let (mut named, mut rest) = (named.into_iter().peekable(), rest.into_iter().peekable());
     loop {
@@ -179,11 +230,10 @@ pub(super) fn ordered(
             (None, None) => return Ok(out),
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(a), Some(b)) => {
-                matches!((position(server, a), position(server, b)), (Some(a), Some(b)) if a < b)
-            }
+            (Some((_, a, _)), Some((_, b, _))) => matches!((a, b), (Some(a), Some(b)) if a < b),
         };
-        out.extend(if rest_first { rest.next() } else { named.next() });
+        let next = if rest_first { rest.next() } else { named.next() };
+        out.extend(next.map(|(.., element)| element));
     }
 }
 
