@@ -10,6 +10,9 @@ use crate::facts::{Facts, overlap, routes};
 use crate::layout::Layout;
 use crate::up::holder;
 
+/// How it is told that all is well.
+pub const PASSED: &str = "the machine has what is needed";
+
 /// Only root can make namespaces, mounts and rules.
 pub fn root() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {

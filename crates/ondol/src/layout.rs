@@ -159,6 +159,11 @@ impl Layout {
         self.run.join("names.json")
     }
 
+    /// Whether a process of this instance has run a node since the machine was started.
+    pub fn has_run(&self) -> bool {
+        self.names().exists() && !self.is_new()
+    }
+
     /// Held while the instance runs; the content is its process id.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")

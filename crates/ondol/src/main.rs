@@ -146,13 +146,14 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
         up::remember(path, &layout, facts.clone(), options.advertise_address, clock)?;
     }
     let role = run::Role::Server { advertised: options.advertise_address, nodes };
-    run::run(&layout, Some(&facts), role, clock, &manager(arguments))
+    run::run(&layout, Some(&facts), role, clock, &manager(arguments), None)
 }
 
 fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result<()> {
     checks::root()?;
     let layout = Layout::new(&arguments.instance, arguments.data_dir.as_deref())?;
     checks::alone(&layout)?;
+    let begun = run::Begun::at_once(&layout, clock)?;
     let invitation = invitation::read(&options.kubeconfig)?;
     let mut kubeconfig =
         Kubeconfig::read(&options.kubeconfig, None).context("the invitation cannot be used")?;
@@ -176,7 +177,7 @@ fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result
         kubeconfig: Box::new(kubeconfig),
         address: options.node_ip,
     };
-    run::run(&layout, None, role, clock, &manager(arguments))
+    run::run(&layout, None, role, clock, &manager(arguments), begun)
 }
 
 /// The service manager that has started us, if one has.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Admin, Parts, Progress, is_ready};
 use crate::agent::{Node, Packets, Serving, Wishes};
+use crate::checks;
 use crate::facts::Facts;
 use crate::invitation::{self, Invitation};
 use crate::layout::Layout;
@@ -72,6 +73,34 @@ impl Role {
     }
 }
 
+/// What there is before anything else: the instance is this process's, and names are answered if they were before.
+pub struct Begun {
+    _lock: File,
+    runtime: Runtime,
+    packets: Packets,
+    /// When the checks began, if they came after this.
+    unchecked: Option<Duration>,
+}
+
+impl Begun {
+    /// Begins before anything is checked, where a process of this instance has run since the machine was started: pods
+    /// ask for names all the while.
+    pub fn at_once(layout: &Layout, clock: &Clock) -> anyhow::Result<Option<Self>> {
+        if !layout.has_run() {
+            return Ok(None);
+        }
+        let unchecked = Some(clock.monotonic());
+        Ok(Some(Self { unchecked, ..Self::new(layout, clock)? }))
+    }
+
+    fn new(layout: &Layout, clock: &Clock) -> anyhow::Result<Self> {
+        let lock = lock(layout)?;
+        let runtime = runtime("packets", Some(PACKET_THREADS), clock)?;
+        let packets = Packets::begin(&runtime, layout, clock);
+        Ok(Self { _lock: lock, runtime, packets, unchecked: None })
+    }
+}
+
 /// Runs until a signal or `down` ends it. `facts` are not there for an agent.
 pub fn run(
     layout: &Layout,
@@ -79,13 +108,12 @@ pub fn run(
     role: Role,
     clock: &Clock,
     manager: &Manager,
+    begun: Option<Begun>,
 ) -> anyhow::Result<()> {
-    let _lock = lock(layout)?;
-    let packet_runtime = runtime("packets", Some(PACKET_THREADS), clock)?;
-    let packets = Packets::begin(&packet_runtime, layout, clock);
+    let begun = begun.map_or_else(|| Begun::new(layout, clock), Ok)?;
     let control = runtime("ondol", None, clock)?;
-    let result = control.block_on(live(layout, facts, role, clock, manager, &packets));
-    packet_runtime.shutdown_timeout(SHUTDOWN);
+    let result = control.block_on(live(layout, facts, role, clock, manager, &begun));
+    begun.runtime.shutdown_timeout(SHUTDOWN);
     control.shutdown_timeout(SHUTDOWN);
     let _ = std::fs::remove_file(layout.admin_socket());
     result
@@ -127,7 +155,7 @@ async fn live(
     role: Role,
     clock: &Clock,
     manager: &Manager,
-    packets: &Packets,
+    begun: &Begun,
 ) -> anyhow::Result<()> {
     let stopper = Stopper::new();
     let ground = Ground {
@@ -141,11 +169,15 @@ async fn live(
     let asked = Stopper::new();
     let (ending, ended) = (asked.clone(), asked.signal());
     let admin = Admin::start(layout, role.name(), &ground, progress, Arc::new(move || ending.stop()))?;
-    let mut told = Told { teller, manager: manager.clone(), clock: clock.clone(), last: clock.monotonic() };
+    let last = begun.unchecked.unwrap_or_else(|| clock.monotonic());
+    let mut told = Told { teller, manager: manager.clone(), clock: clock.clone(), last };
+    if begun.unchecked.is_some() {
+        told.done(checks::PASSED);
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let started = tokio::select! {
-        parts = start(layout, facts, role, &ground, packets, &mut told) => Some(parts),
+        parts = start(layout, facts, role, &ground, &begun.packets, &mut told) => Some(parts),
         () = ended.stopped() => None,
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

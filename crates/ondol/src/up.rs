@@ -20,7 +20,7 @@ use crate::down::{ended, undo};
 use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::notify::Manager;
-use crate::run::{Role, longest_end, run};
+use crate::run::{Begun, Role, longest_end, run};
 use crate::turn::Turn;
 
 /// How often the background process is looked for until it answers.
@@ -41,15 +41,11 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     let node = node_name(options.node_name.as_deref())?;
     if arguments.detached {
         // The command that has started us has the turn.
+        let begun = Begun::at_once(&layout, clock)?;
         let facts = prepare(&layout, options, clock)?;
         leave_session(&layout);
-        return run(
-            &layout,
-            Some(&facts),
-            Role::Up { node, address: options.node_ip },
-            clock,
-            &Manager::default(),
-        );
+        let role = Role::Up { node, address: options.node_ip };
+        return run(&layout, Some(&facts), role, clock, &Manager::default(), begun);
     }
     let kubeconfig = (!options.no_kubeconfig).then(|| kubeconfig_path(arguments)).transpose()?;
     if let Some(path) = &kubeconfig {
@@ -59,6 +55,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     if options.foreground {
         runtime.block_on(running(&admin, &layout, clock))?;
         checks::alone(&layout)?;
+        let begun = Begun::at_once(&layout, clock)?;
         let is_new = layout.is_new();
         let facts = prepare(&layout, options, clock)?;
         if let Some(path) = &kubeconfig {
@@ -68,7 +65,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         turn.end();
         let manager = Manager::at(arguments.notify_socket.clone());
         let role = Role::Up { node, address: options.node_ip };
-        return run(&layout, Some(&facts), role, clock, &manager).inspect_err(|_| {
+        return run(&layout, Some(&facts), role, clock, &manager, begun).inspect_err(|_| {
             if is_new {
                 undo(&layout, clock)
             }
@@ -89,12 +86,18 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     }
     let mut steps = Steps::new(clock);
     let is_new = layout.is_new();
-    let facts = prepare(&layout, options, clock)?;
-    steps.done("the machine has what is needed");
-    let mut child = spawn(&layout)?;
+    let facts = if layout.has_run() {
+        // The process that is started answers names before it checks the rest, and nobody has to wait twice.
+        Facts::load_or_choose(&layout, &options.ranges)?
+    } else {
+        let facts = prepare(&layout, options, clock)?;
+        steps.done(checks::PASSED);
+        facts
+    };
+    let mut started = spawn(&layout)?;
     let waited = runtime.block_on(async {
         let wait = Duration::from_secs(options.wait);
-        clock.timeout(wait, follow(&admin, &layout, &mut child, clock)).await
+        clock.timeout(wait, follow(&admin, &mut started, clock)).await
     });
     match waited {
         Some(result) => result.inspect_err(|_| {
@@ -193,16 +196,24 @@ fn free_port(port: u16, clock: &Clock) -> anyhow::Result<()> {
     }
 }
 
+/// The background process, and where its words begin in the log that it shares with those before it.
+struct Started {
+    child: Child,
+    log: PathBuf,
+    begin: usize,
+}
+
 /// Starts ourselves again, free of this terminal.
-fn spawn(layout: &Layout) -> anyhow::Result<Child> {
+fn spawn(layout: &Layout) -> anyhow::Result<Started> {
     let path = layout.log();
     let log = File::options()
         .create(true)
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
+    let begin = usize::try_from(log.metadata()?.len()).unwrap_or_default();
     let program = std::env::current_exe().context("cannot find our own program")?;
-    Command::new(program)
+    let child = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "true")
         .current_dir("/")
@@ -210,14 +221,15 @@ fn spawn(layout: &Layout) -> anyhow::Result<Child> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .context("cannot start the background process")
+        .context("cannot start the background process")?;
+    Ok(Started { child, log: path, begin })
 }
 
 /// Shows the steps of the background process until it is ready.
-async fn follow(admin: &Admin, layout: &Layout, child: &mut Child, clock: &Clock) -> anyhow::Result<()> {
+async fn follow(admin: &Admin, started: &mut Started, clock: &Clock) -> anyhow::Result<()> {
     while !admin.is_alive().await {
-        if let Some(status) = child.try_wait()? {
-            return Err(died(layout, &status.to_string()));
+        if let Some(status) = started.child.try_wait()? {
+            return Err(started.died(&status.to_string()));
         }
         clock.sleep(LOOK).await;
     }
@@ -233,20 +245,25 @@ async fn follow(admin: &Admin, layout: &Layout, child: &mut Child, clock: &Clock
     if ready {
         return Ok(());
     }
-    let status = child.wait()?;
-    told.context("the background process ended while it started")
-        .and_then(|()| Err(died(layout, &status.to_string())))
-        .map_err(|_| died(layout, &status.to_string()))
+    // Whether its talk was cut or came to an end: it has died, and its log says why.
+    drop(told);
+    let status = started.child.wait()?;
+    Err(started.died(&status.to_string()))
 }
 
-fn died(layout: &Layout, status: &str) -> anyhow::Error {
-    let text = std::fs::read_to_string(layout.log()).unwrap_or_default();
-    if let Some(error) = text.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
-        return anyhow::anyhow!("{error}");
+impl Started {
+    /// What it said last.
+    fn died(&self, status: &str) -> anyhow::Error {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        // A log that was set aside meanwhile begins anew.
+        let text = String::from_utf8_lossy(text.get(self.begin..).unwrap_or(&text));
+        if let Some(error) = text.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
+            return anyhow::anyhow!("{error}");
+        }
+        let lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
+        let tail: Vec<&str> = lines.into_iter().rev().collect();
+        anyhow::anyhow!("the background process ended ({status}); its last words:\n{}", tail.join("\n"))
     }
-    let lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
-    let tail: Vec<&str> = lines.into_iter().rev().collect();
-    anyhow::anyhow!("the background process ended ({status}); its last words:\n{}", tail.join("\n"))
 }
 
 /// The user's kubeconfig.

@@ -243,10 +243,7 @@ async fn a_dead_server_with_damaged_data_is_wiped() {
     let api = instance.client();
     api.create(&DEPLOYMENTS, "default", &deployment(1)).await.expect("a deployment");
     ready_pods(&api, 1, 0).await;
-    let lock = format!("/run/ondol/{}/lock", instance.name);
-    let pid: i32 = std::fs::read_to_string(lock).unwrap().trim().parse().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(&instance);
     for file in ["instance.json", "network.json", "keys/ca.crt"] {
         std::fs::write(instance.data().join(file), "damaged").unwrap();
     }
@@ -341,6 +338,45 @@ fn every_verb_that_prints_bears_a_reader_that_goes_away_and_a_full_disk() {
     }
     assert!(instance.succeeds(&["status"]).contains("Ready"), "what it printed nowhere it did");
     instance.succeeds(&["down", "--wipe", "--yes"]);
+}
+
+#[test]
+fn names_are_answered_before_anything_is_checked_again() {
+    let instance = Instance::new();
+    instance.succeeds(&["up"]);
+    let names = PathBuf::from(format!("/run/ondol/{}/names.json", instance.name));
+    // It is written a moment after the names are known.
+    while !names.exists() {
+        std::thread::yield_now();
+    }
+    kill(&instance);
+    // What is checked after that fails, so that what was said before stands alone.
+    let status = std::fs::read_to_string(instance.data().join("instance.json")).unwrap();
+    let facts: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let port = u16::try_from(facts["apiPort"].as_u64().unwrap()).unwrap();
+    let holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let before = instance.succeeds(&["logs"]);
+    let refused = instance.ondol(&["up"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--api-port"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let log = instance.succeeds(&["logs"]);
+    let answered = "names are answered as before";
+    assert_eq!(log.matches(answered).count(), before.matches(answered).count() + 1, "{log}");
+    drop(holder);
+    assert!(instance.succeeds(&["up"]).contains("the machine has what is needed"));
+    instance.succeeds(&["down", "--wipe", "--yes"]);
+    assert_eq!(instance.traces(), Vec::<String>::new());
+}
+
+/// Kills the process of an instance, and returns when it has let go of all.
+fn kill(instance: &Instance) {
+    let lock = format!("/run/ondol/{}/lock", instance.name);
+    let pid: i32 = std::fs::read_to_string(&lock).unwrap().trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let held = std::fs::File::open(lock).unwrap();
+    rustix::fs::flock(held, rustix::fs::FlockOperation::LockShared).unwrap();
 }
 
 #[test]
