@@ -13,6 +13,7 @@ mod cgroup;
 mod connection;
 mod devices;
 mod error;
+pub mod inside;
 mod launch;
 mod manager;
 pub mod paths;

@@ -1,22 +1,10 @@
-//! Finds the numbers of users in an image's own `/etc/passwd` and `/etc/group`.
-//!
-//! The root is opened as the kernel would show it to the container, and every path is resolved inside it
-//! (`RESOLVE_IN_ROOT`), so that a hostile image cannot make us read the host's files. Files are bounded. It blocks
-//! on the file system: call it beside the runtime's threads.
+//! Finds the numbers of users in an image's own `/etc/passwd` and `/etc/group`. It blocks on the file system: call it
+//! beside the runtime's threads.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
-
+use crate::inside;
 use crate::spec::{Root, User};
-
-/// The most that is read of a file in the image.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Who was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,52 +31,8 @@ pub enum LookupError {
 
 /// Looks up `USER[:GROUP]`, each a name or number; empty is root. Blocking.
 pub fn lookup(root: &Root, wanted: &str) -> Result<Found, LookupError> {
-    let (passwd, group) = (read_inside(root, "/etc/passwd")?, read_inside(root, "/etc/group")?);
+    let (passwd, group) = (inside::read(root, "/etc/passwd")?, inside::read(root, "/etc/group")?);
     find(wanted, &passwd, &group)
-}
-
-/// Reads a small text file inside the root; empty if it is missing. Blocking.
-pub fn read_inside(root: &Root, path: &str) -> io::Result<String> {
-    let directory = open_root(root)?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match openat2(directory.as_fd(), path, flags, Mode::empty(), inside) {
-        Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
-        Err(error) => return Err(error.into()),
-    };
-    if !file.metadata()?.is_file() {
-        return Ok(String::new());
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The root as a directory: layers become a read-only overlay that is mounted nowhere and ends with its handle.
-fn open_root(root: &Root) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |path: &std::path::Path| rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
-    let layers = match root {
-        Root::Directory(path) => return open(path),
-        Root::Overlay { lower, .. } => lower,
-    };
-    if let [only] = layers.as_slice() {
-        return open(only);
-    }
-    let opened = layers.iter().map(|layer| open(layer)).collect::<io::Result<Vec<_>>>()?;
-    // Descriptors are shorter than paths: the kernel takes 256 bytes a value.
-    let names: Vec<String> =
-        opened.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let one_by_one =
-        names.iter().try_for_each(|name| fsconfig_set_string(context.as_fd(), "lowerdir+", name.as_str()));
-    if one_by_one.is_err() {
-        // Kernels before 6.7 take all layers as one value.
-        fsconfig_set_string(context.as_fd(), "lowerdir", names.join(":").as_str())?;
-    }
-    fsconfig_create(context.as_fd())?;
-    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?)
 }
 
 fn find(wanted: &str, passwd: &str, group: &str) -> Result<Found, LookupError> {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 
 pub mod bpf;
+pub mod namespace;
 pub mod syscalls;
 
 /// Registers a descriptor with the runtime that this is called in.
