@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::context::Context;
-use crate::pod::worker::{Desired, Worker};
+use crate::pod::desired::Desired;
+use crate::pod::worker::Worker;
 
 /// How often log folders and directories of pods that are long gone are looked for.
 const SWEEP: Duration = Duration::from_secs(300);

@@ -42,6 +42,8 @@ pub struct Parts<'a> {
     pub user: User,
     /// Where each volume of the pod lies.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// Directories for the volumes that the image declares: path inside, and on the node.
+    pub image_volumes: Vec<(String, PathBuf)>,
     /// Files that every container gets: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
     pub files: Vec<(String, PathBuf)>,
     /// Where the termination message is written.
@@ -296,6 +298,9 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, ConfigError> {
             format!("/{}", wanted.mount_path)
         };
         mounts.push(bind(&target, path.clone(), sub_path, read_only, propagation));
+    }
+    for (target, path) in &parts.image_volumes {
+        mounts.push(bind(target, path.clone(), String::new(), false, Propagation::Private));
     }
     let message = parts.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     let covered = |target: &str, mounts: &[Mount]| mounts.iter().any(|mount| mount.target == target);

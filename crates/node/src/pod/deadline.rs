@@ -5,7 +5,8 @@ use std::time::Duration;
 use base::Clock;
 use tokio::sync::watch;
 
-use crate::pod::worker::{Desired, Worker, wanted};
+use crate::pod::desired::{Desired, wanted};
+use crate::pod::worker::Worker;
 
 /// The end of a container's time.
 pub struct Deadline {

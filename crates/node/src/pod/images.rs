@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use image::policy::{Decision, PullPolicy, decide};
 
+use crate::pod::desired::{Desired, find};
 use crate::pod::live::RootImage;
 use crate::pod::machine::{Part, backoff};
 use crate::pod::sources::Sources;
-use crate::pod::start::{Obstacle, find};
-use crate::pod::worker::{Desired, Worker};
+use crate::pod::start::Obstacle;
+use crate::pod::worker::Worker;
 
 impl Worker {
     pub(super) async fn ensure_image(self: &Arc<Self>, desired: &Desired, name: &str) {

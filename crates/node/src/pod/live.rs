@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use sandbox::{Phase, Sandbox};
 
 use crate::pod::machine::{self, Attempt, Part, Seen, Wanted};
+use crate::pod::records::Kept;
 use crate::pod::status::{ContainerFacts, ContainerState, Ended};
 
 /// Exit code of what could not be started, as upstream shows it.
@@ -56,8 +57,8 @@ pub struct LiveContainer {
     pub rootfs: Option<RootImage>,
     /// The name of which `image` and `rootfs` tell.
     pub image_name: Option<String>,
-    /// The name of the image that an attempt runs.
-    pub runs: Option<(u32, String)>,
+    /// What an attempt, the latest as a rule, is made of.
+    pub runs: Option<(u32, Kept)>,
     /// It is stopped to run again as it is described now, whatever its policy says.
     pub renew: bool,
     /// The latest attempt was made in the sandbox that is there.
@@ -88,8 +89,6 @@ pub struct LiveContainer {
     pub condemned: Option<Duration>,
     /// What condemned it, in the words of events.
     pub condemned_by: Option<&'static str>,
-    /// Who runs it.
-    pub user: Option<(u32, u32, Vec<u32>)>,
     /// What it wrote to its termination file, by attempt.
     pub message: Option<(u32, String)>,
 }
@@ -287,16 +286,18 @@ impl Live {
                 (_, None) => (ContainerState::default(), live.last.clone()),
             };
             let latest = live.latest.as_ref().map(|(number, _)| *number);
+            let runs = live.runs.as_ref().filter(|(of, _)| latest == Some(*of)).map(|(_, kept)| kept);
+            let at_hand = || live.rootfs.as_ref().map(|root| root.id.clone()).unwrap_or_default();
             let facts = ContainerFacts {
                 state,
                 last,
                 restarts: live.restarts(),
-                image: live.runs.as_ref().filter(|(of, _)| latest == Some(*of)).map(|(_, name)| name.clone()),
-                image_id: live.rootfs.as_ref().map(|root| root.id.clone()).unwrap_or_default(),
+                image: runs.map(|kept| kept.image.clone()),
+                image_id: runs.map_or_else(at_hand, |kept| kept.image_id.clone()),
                 id: live.latest.as_ref().map(|(number, _)| identity(uid, name, *number)).unwrap_or_default(),
                 started: live.started,
                 ready: live.ready,
-                user: live.user.clone(),
+                user: runs.map(|kept| kept.user.clone()),
             };
             (name.clone(), facts)
         });

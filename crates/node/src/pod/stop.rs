@@ -8,11 +8,11 @@ use sandbox::{Attempt, Phase, Sandbox};
 use tracing::warn;
 
 use crate::pod::deadline::Deadline;
+use crate::pod::desired::{Desired, find};
 use crate::pod::last_words;
-use crate::pod::live::Live;
+use crate::pod::live::{Live, identity};
 use crate::pod::machine::Part;
-use crate::pod::start::find;
-use crate::pod::worker::{DEFINITION_CHANGED, Desired, RETRY, Worker};
+use crate::pod::worker::{DEFINITION_CHANGED, RETRY, Worker};
 use crate::probe::{Action, Failure, Place};
 
 /// The least time between the signal and the kill, however long the hook took (upstream's minimum).
@@ -68,11 +68,11 @@ impl Worker {
             }
         }
         let asked = lifecycle.and_then(|lifecycle| lifecycle.stop_signal.clone());
-        let of_image = self
-            .live()
-            .containers
-            .get(&attempt.name)
-            .and_then(|c| c.rootfs.as_ref()?.config.stop_signal.clone());
+        let of_image = {
+            let live = self.live();
+            let runs = live.containers.get(&attempt.name).and_then(|container| container.runs.as_ref());
+            runs.filter(|(of, _)| *of == attempt.number).and_then(|(_, kept)| kept.stop_signal.clone())
+        };
         let signal = asked.or(of_image).and_then(|name| number(&name)).unwrap_or(Signal::TERM.as_raw());
         if let Err(error) = sandbox.signal(attempt, signal).await {
             warn!(container = %attempt, %error, "a container could not be told to end");
@@ -134,8 +134,7 @@ impl Worker {
     /// Reads what a container has left as its last words: little, however much it has written; done while the state
     /// is held.
     pub(super) fn read_message(&self, live: &mut Live, desired: &Desired, name: &str, number: u32) {
-        let file = self.directory().join("containers").join(name).join(format!("{number}.termination"));
-        let mut message = last_words::of_file(&file);
+        let mut message = last_words::of_file(&self.records(name, number).termination());
         let container = find(desired, name);
         let from_logs = container.and_then(|container| container.termination_message_policy.as_deref());
         let failed = live.containers.get(name).and_then(|container| container.latest.as_ref());
@@ -144,6 +143,11 @@ impl Worker {
             message = last_words::of_log(&self.log_path(desired, name, number));
         }
         if let Some(container) = live.containers.get_mut(name) {
+            // To an agent that has just begun, an attempt before the latest is new as well.
+            let before = container.last.as_mut().filter(|last| last.id == identity(&self.uid, name, number));
+            if let Some(before) = before {
+                before.message.clone_from(&message);
+            }
             container.message = Some((number, message));
         }
     }

@@ -10,8 +10,9 @@ use api::json;
 use api::names::SERVICE_ACCOUNTS;
 use jiff::Timestamp;
 
+use crate::pod::desired::Desired;
 use crate::pod::machine::Part;
-use crate::pod::worker::{Desired, RETRY, Worker};
+use crate::pod::worker::{RETRY, Worker};
 use crate::volume::{self, VolumeError, Volumes};
 
 /// Of its life, the share (in percent) after which a token is renewed.

@@ -1,33 +1,26 @@
 //! The loop of one pod: look, decide, do, tell.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::interface::{DeleteOptions, PatchKind, Target};
-use api::json;
-use api::names::PODS;
-use api::object::Object;
-use api::status::Reason;
-use api::value::{Str, Value};
-use control::recorder::{About, Note};
+use api::value::Str;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1 as core;
 use sandbox::Sandbox;
 use tokio::sync::{Notify, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::context::Context;
+use crate::pod::adoption::remembered;
+use crate::pod::desired::{Desired, find, termination_grace, wanted};
 use crate::pod::disk::{EVICTED, EVICTION_GRACE, Limits};
 use crate::pod::earlier;
 use crate::pod::live::Live;
-use crate::pod::machine::{self, Container, Part, Restart, Role, Step, Wanted};
-use crate::pod::start::find;
-use crate::pod::status::{PodFacts, read_ended};
+use crate::pod::machine::{self, Part, Role, Step, Wanted};
+use crate::pod::tell::Telling;
 use crate::supported::Unsupported;
 
-/// Time for the containers of a pod whose object has vanished.
-const VANISHED_GRACE: Duration = Duration::from_secs(2);
 /// Wait before a failed step on volumes or the sandbox is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Reason and message, in the status and in the event, of a pod that is here for too long (kubelet's own words).
@@ -35,19 +28,6 @@ const DEADLINE_EXCEEDED: (&str, &str) =
     ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
 /// Why a container is stopped whose image is another one now (kubelet's own words).
 pub(super) const DEFINITION_CHANGED: &str = "definition changed";
-/// Wait before a status that could not be written is written again.
-const STATUS_RETRY: Duration = Duration::from_millis(500);
-
-/// One pod, as the agent last heard of it.
-#[derive(Clone)]
-pub struct Desired {
-    /// As stored.
-    pub object: Arc<Object>,
-    /// As read.
-    pub pod: Arc<core::Pod>,
-    /// The object is there no more.
-    pub vanished: bool,
-}
 
 /// The worker of one pod. The agent owns it; its loop ends when the pod has gone.
 pub struct Worker {
@@ -75,35 +55,6 @@ impl Worker {
             worker.resume(sandbox);
         }
         worker
-    }
-
-    /// Takes over what an earlier agent has left: containers run on, and are as ready as they were last said to be
-    /// until their probes say otherwise.
-    fn resume(self: &Arc<Self>, sandbox: Sandbox) {
-        let desired = self.desired();
-        let statuses = desired.pod.status.as_ref();
-        let statuses =
-            statuses.into_iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses));
-        let was: BTreeMap<String, (bool, bool)> = statuses
-            .flatten()
-            .map(|status| (status.name.clone(), (status.started.unwrap_or_default(), status.ready)))
-            .collect();
-        let now = self.context.clock.now();
-        let state = sandbox.state();
-        let running: Vec<sandbox::Attempt> = {
-            let mut live = self.live();
-            live.ips = crate::agent::read_addresses(&self.directory());
-            live.observe(&self.uid, &state, now);
-            for (name, container) in &mut live.containers {
-                container.runs = self.image_of(name, container.restarts());
-                (container.started, container.ready) = was.get(name).copied().unwrap_or_default();
-            }
-            state.containers.values().filter(|c| c.is_running()).map(|c| c.attempt.clone()).collect()
-        };
-        self.adopt(sandbox);
-        for attempt in running {
-            self.watch_over(&desired, attempt, false);
-        }
     }
 
     /// Ends the pod's containers and its sandbox, but not its object: the next agent starts it again. Call it when
@@ -187,9 +138,13 @@ impl Worker {
         Some((*number, matches!(phase, sandbox::Phase::Running { .. })))
     }
 
-    /// Manifests of images that the pod uses, which must not be collected.
-    pub fn pins(&self) -> Vec<image::Digest> {
-        self.live().containers.values().filter_map(|live| Some(live.rootfs.as_ref()?.manifest)).collect()
+    /// Manifests of images that the pod uses, which must not be collected: those that run, and those at hand for the next
+    /// start.
+    pub fn pins(&self) -> BTreeSet<image::Digest> {
+        let live = self.live();
+        let runs = live.containers.values().filter_map(|live| Some(live.runs.as_ref()?.1.manifest));
+        let at_hand = live.containers.values().filter_map(|live| Some(live.rootfs.as_ref()?.manifest));
+        runs.chain(at_hand).collect()
     }
 
     /// The pod as the agent hears of it from now on.
@@ -201,6 +156,11 @@ impl Worker {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the loop look again.
+    pub(super) fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
     /// Changes what is known, and looks again.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Live) -> R) -> R {
         let result = change(&mut self.live());
@@ -208,28 +168,9 @@ impl Worker {
         result
     }
 
-    pub(super) fn note(
-        &self,
-        container: Option<&str>,
-        warning: bool,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
-        let desired = self.desired();
-        let mut about = About::object(&desired.object);
-        if let Some(container) = container {
-            let inits = desired.pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
-            let is_init = inits.into_iter().flatten().any(|init| init.name == container);
-            let list = if is_init { "spec.initContainers" } else { "spec.containers" };
-            about = about.field(&format!("{list}{{{container}}}"));
-        }
-        let note = Note { about, warning, reason: reason.into(), message: message.into() };
-        self.context.recorder.note(note);
-    }
-
     /// Runs until the pod has gone (true) or the agent stops (false).
     pub async fn run(self: &Arc<Self>) -> bool {
-        let mut told = Value::Null;
+        let mut telling = Telling::default();
         self.refuse_unsupported();
         if let Some(limits) = Limits::of(&self.desired().pod) {
             self.context.tasks.spawn("disk of a pod", self.clone().watch_disk(limits));
@@ -245,28 +186,34 @@ impl Worker {
             for step in next.steps {
                 self.begin(step, &desired);
             }
-            let gone = self.is_gone(&desired);
-            let mut pause = next.wake.into_iter().chain(deadline).min();
-            if !desired.vanished && !self.tell(&desired, &wanted, &mut told, now).await {
-                pause = Some(pause.map_or(STATUS_RETRY, |pause| pause.min(STATUS_RETRY)));
+            if let Some(status) = self.status(&desired, &wanted, now) {
+                telling.begin(self, &desired, status);
             }
-            if gone {
+            if self.is_gone(&desired) && (desired.vanished || !telling.is_under_way()) {
                 if desired.vanished || self.delete_object(&desired).await {
                     return true;
                 }
-                pause = Some(STATUS_RETRY);
+                telling.pause(&self.context.clock);
             }
             let woken = async {
-                match pause {
-                    Some(pause) => {
-                        let _ = self.context.clock.timeout(pause, notified).await;
-                    }
-                    None => notified.await,
+                tokio::select! {
+                    () = telling.progress(&self.context.clock) => {}
+                    () = self.woken(next.wake.into_iter().chain(deadline).min(), notified) => {}
                 }
             };
             if self.context.stop.or(woken).await.is_none() {
                 return false;
             }
+        }
+    }
+
+    /// Returns when there is something to look at, or after `pause`.
+    async fn woken(&self, pause: Option<Duration>, notified: impl Future<Output = ()>) {
+        match pause {
+            Some(pause) => {
+                let _ = self.context.clock.timeout(pause, notified).await;
+            }
+            None => notified.await,
         }
     }
 
@@ -369,23 +316,6 @@ impl Worker {
         }
     }
 
-    /// A container that has ended and has to wait before it runs again is told of.
-    fn note_back_off(&self, live: &Live, desired: &Desired, name: &str, now: Timestamp) {
-        let (wanted, seen) = (wanted(desired), live.seen());
-        let container = wanted.containers.iter().find(|container| container.name == name);
-        let state = seen.containers.get(name).and_then(|state| Some((state.latest?, state.streak)));
-        let (Some(container), Some((latest, streak)), None) = (container, state, wanted.ending) else {
-            return;
-        };
-        let waits = machine::due(latest, streak).is_some_and(|due| due > now);
-        if waits && machine::will_run_again(container, Some(latest)) {
-            let (pod, namespace) = (desired.object.name(), desired.object.namespace());
-            let message =
-                format!("Back-off restarting failed container {name} in pod {pod}_{namespace}({})", self.uid);
-            self.note(Some(name), true, "BackOff", message);
-        }
-    }
-
     fn begin(self: &Arc<Self>, step: Step, desired: &Desired) {
         let (worker, desired) = (self.clone(), desired.clone());
         self.context.tasks.spawn("pod step", async move {
@@ -410,133 +340,6 @@ impl Worker {
         let nothing_left = live.volumes == Part::Missing && live.sandbox == Part::Missing;
         to_go && nothing_left && !live.containers.values().any(|container| container.busy)
     }
-
-    /// Writes the status if it differs from what was told last; false if it has to be tried again.
-    async fn tell(&self, desired: &Desired, wanted: &Wanted, told: &mut Value, now: Timestamp) -> bool {
-        let status = {
-            let live = self.live();
-            let Some(started_at) = live.started_at.filter(|_| !live.over_before) else { return true };
-            let on_host = desired.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
-            let ips = if on_host && live.sandbox == Part::Ready {
-                &self.context.settings.host_ips
-            } else {
-                &live.ips
-            };
-            let facts = PodFacts {
-                object: &desired.object,
-                pod: &desired.pod,
-                wanted,
-                containers: &live.facts(&self.uid, &desired.pod, wanted, now),
-                host_ips: &self.context.settings.host_ips,
-                pod_ips: ips,
-                sandboxed: live.sandbox == Part::Ready,
-                failed: live.failed.clone(),
-                started_at,
-                now,
-            };
-            facts.status()
-        };
-        if status == *told {
-            return true;
-        }
-        let mut patch = json!({"metadata": {"uid": (self.uid.clone())}});
-        patch.set(&["status"], status.clone());
-        let target =
-            Target::new(&PODS, desired.object.namespace(), desired.object.name()).subresource("status");
-        match self.context.api.patch(target, PatchKind::StrategicMerge, &patch).await {
-            Ok(_) => {}
-            // It has gone or was made anew under its name; the mirror will say so.
-            Err(error) if matches!(error.reason, Reason::NotFound | Reason::Conflict) => {
-                debug!(pod = %self.uid, %error, "the status is of no use any more");
-            }
-            Err(error) => {
-                warn!(pod = %self.uid, %error, "the status could not be written");
-                return false;
-            }
-        }
-        *told = status;
-        true
-    }
-
-    /// Takes the object away, now that nothing runs; true once it is gone.
-    async fn delete_object(&self, desired: &Desired) -> bool {
-        let options = DeleteOptions {
-            grace_period_seconds: Some(0),
-            uid: Some(self.uid.clone()),
-            ..DeleteOptions::default()
-        };
-        let (namespace, name) = (desired.object.namespace(), desired.object.name());
-        match self.context.api.delete(&PODS, namespace, name, options).await {
-            Ok(_) => {
-                info!(pod = name, namespace, "the pod has gone");
-                true
-            }
-            Err(error) if matches!(error.reason, Reason::NotFound | Reason::Conflict) => true,
-            Err(error) => {
-                warn!(pod = name, namespace, %error, "the pod's object could not be deleted");
-                false
-            }
-        }
-    }
-
-    /// Takes over a sandbox, and looks again whenever it changes.
-    pub(super) fn adopt(self: &Arc<Self>, sandbox: Sandbox) {
-        let worker = self.clone();
-        let mut changes = sandbox.watch();
-        self.change(|live| {
-            (live.sandbox, live.handle) = (Part::Ready, Some(sandbox.clone()));
-            // The sandbox was made after the volumes; files are brought up to date when they are next needed.
-            live.volumes = if live.volume_paths.is_empty() { Part::Missing } else { Part::Ready };
-        });
-        self.context.tasks.spawn("sandbox watch", async move {
-            loop {
-                if sandbox.state().lost {
-                    worker.lost(&sandbox).await;
-                    return;
-                }
-                worker.wake.notify_one();
-                match worker.context.stop.or(changes.changed()).await {
-                    Some(Ok(())) => {}
-                    _ => return,
-                }
-            }
-        });
-    }
-
-    /// The pod process is gone: its containers have ended with it, and the sandbox is made anew.
-    async fn lost(self: &Arc<Self>, sandbox: &Sandbox) {
-        let now = self.context.clock.now();
-        let ours = {
-            let mut live = self.live();
-            let ours = live.handle.as_ref().is_some_and(|handle| handle.pid() == sandbox.pid());
-            if ours {
-                live.observe(&self.uid, &sandbox.state(), now);
-                live.sandbox = Part::Busy;
-            }
-            ours
-        };
-        if !ours {
-            return;
-        }
-        self.note(None, true, "SandboxLost", "The pod's process is gone; its containers are started anew");
-        if let Err(error) = sandbox.remove().await {
-            warn!(pod = %self.uid, %error, "the remains of a lost sandbox could not be removed");
-        }
-        self.context.network.release(&self.uid);
-        self.change(|live| {
-            (live.handle, live.sandbox) = (None, Part::Missing);
-            live.ips.clear();
-            // Init containers prepare a sandbox, so a new one needs them again.
-            let wanted = wanted(&self.desired());
-            for init in wanted.containers.iter().filter(|container| container.role == Role::Init) {
-                if let Some(live) = live.containers.get_mut(&init.name)
-                    && let Some((number, _)) = live.latest.take()
-                {
-                    live.earlier_starts = number + 1;
-                }
-            }
-        });
-    }
 }
 
 /// A container whose image is another one now is stopped, to run again with it; one that waits for an image that is
@@ -552,7 +355,7 @@ fn heed_images(live: &mut Live, desired: &Desired, wanted: &Wanted) {
             (state.image, state.pull_failures, state.waiting) = (Part::Missing, 0, None);
         }
         let runs = match (&state.latest, &state.runs) {
-            (Some((number, sandbox::Phase::Running { .. })), Some((of, name))) if number == of => name,
+            (Some((number, sandbox::Phase::Running { .. })), Some((of, kept))) if number == of => &kept.image,
             _ => continue,
         };
         // What an init container prepares is prepared once, as upstream.
@@ -561,73 +364,4 @@ fn heed_images(live: &mut Live, desired: &Desired, wanted: &Wanted) {
             (state.condemned_by, state.renew) = (Some(DEFINITION_CHANGED), true);
         }
     }
-}
-
-/// What the pod is to be.
-pub fn wanted(desired: &Desired) -> Wanted {
-    let Some(spec) = &desired.pod.spec else { return Wanted::default() };
-    let policy = match spec.restart_policy.as_deref() {
-        Some("Never") => Restart::Never,
-        Some("OnFailure") => Restart::OnFailure,
-        _ => Restart::Always,
-    };
-    let inits = spec.init_containers.iter().flatten().map(|init| {
-        let sidecar = init.restart_policy.as_deref() == Some("Always");
-        let (role, restart) = match (sidecar, policy) {
-            (true, _) => (Role::Sidecar, Restart::Always),
-            // An init container runs to success; only `Never` makes its failure the pod's.
-            (false, Restart::Never) => (Role::Init, Restart::Never),
-            (false, _) => (Role::Init, Restart::OnFailure),
-        };
-        Container { name: init.name.clone(), role, restart }
-    });
-    let mains = spec.containers.iter().map(|main| Container {
-        name: main.name.clone(),
-        role: Role::Main,
-        restart: policy,
-    });
-    let ending = if desired.vanished {
-        Some(VANISHED_GRACE)
-    } else if desired.object.is_deleting() {
-        let grace = desired.pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
-        Some(Duration::from_secs(grace.max(1).unsigned_abs()))
-    } else {
-        None
-    };
-    Wanted { containers: inits.chain(mains).collect(), ending }
-}
-
-/// The time that the containers of a pod have when it ends for a reason of the node's.
-fn termination_grace(desired: &Desired) -> Duration {
-    let grace = desired.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    Duration::from_secs(grace.unwrap_or(30).max(1).unsigned_abs())
-}
-
-/// What the stored status says of earlier sandboxes: restart counts, how containers last ended, and whether the pod
-/// has come to its end already.
-fn remembered(pod: &core::Pod, adopted: bool) -> Live {
-    let mut live = Live::default();
-    let Some(status) = &pod.status else { return live };
-    live.started_at = status.start_time.as_ref().map(|time| time.0);
-    live.failed = status.reason.clone().filter(|_| status.phase.as_deref() == Some("Failed")).map(|reason| {
-        let message = status.message.clone().unwrap_or_default();
-        (reason, message)
-    });
-    live.over_before = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) && !adopted;
-    live.dismantled = live.over_before;
-    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    let mut containers = BTreeMap::new();
-    for status in statuses {
-        let mut container = crate::pod::live::LiveContainer::default();
-        let state = status.state.as_ref();
-        let ran = state.is_some_and(|state| state.running.is_some() || state.terminated.is_some());
-        let counted = u32::try_from(status.restart_count).unwrap_or_default();
-        container.earlier_starts = counted + u32::from(ran && !adopted);
-        let ended = state.and_then(|state| state.terminated.as_ref());
-        let before = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        container.last = ended.or(before).map(read_ended);
-        containers.insert(status.name.clone(), container);
-    }
-    live.containers = containers;
-    live
 }

@@ -287,6 +287,7 @@ fn told(tree: &Value, folder: &Path) -> String {
             user: sandbox::User::default(),
             volumes: &paths,
             files: Vec::new(),
+            image_volumes: Vec::new(),
             termination_file: PathBuf::from("/words"),
             log: PathBuf::from("/log"),
             node_memory_bytes: settings.memory_bytes,

@@ -3,6 +3,7 @@
 //! To add a type, add its arm in [`Volumes::prepare_one`]; a type without an arm is refused with its name.
 
 pub mod files;
+pub mod of_image;
 pub mod sub_path;
 
 use std::collections::BTreeMap;

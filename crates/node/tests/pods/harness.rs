@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,12 +22,15 @@ use node::context::{Context, PodNetwork, Settings};
 use node::pod::environment::ServiceFacts;
 use node::references::References;
 use sandbox::{Config, Sandboxes};
+use tokio::runtime::Runtime;
 
 use crate::cluster::Cluster;
 
 pub const IMAGE: &str = "ondol.local/test/busybox:1";
 /// The same with another `VERSION`.
 pub const OTHER_IMAGE: &str = "ondol.local/test/busybox:2";
+/// The same, which is told to end by `SIGQUIT`.
+pub const QUITTING_IMAGE: &str = "ondol.local/test/busybox:quit";
 /// Fivefold of what anything here should take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const APPLETS: &str = "sh cat echo sleep id ls grep head awk dd kill readlink hostname touch wc true false test yes df tr printf ps";
@@ -52,15 +55,24 @@ pub struct World {
     pub agent: Arc<Agent>,
     pub sandboxes: Sandboxes,
     pub clock: Clock,
+    images: image::Store,
+    life: Option<Life>,
+}
+
+type Notes = Mutex<Box<dyn FnMut() -> Option<Note> + Send>>;
+
+/// What an agent has of its own, so that it can be ended at any instant.
+struct Life {
+    runtime: Runtime,
     tasks: Tasks,
     stopper: Stopper,
-    notes: Mutex<Box<dyn FnMut() -> Option<Note> + Send>>,
+    notes: Notes,
 }
 
 /// Runs a test; one that fails leaves nothing behind either.
-pub async fn run(test: impl AsyncFnOnce(&World)) {
-    let world = World::new().await;
-    let outcome = std::panic::AssertUnwindSafe(test(&world)).catch_unwind().await;
+pub async fn run(test: impl AsyncFnOnce(&mut World)) {
+    let mut world = World::new().await;
+    let outcome = std::panic::AssertUnwindSafe(test(&mut world)).catch_unwind().await;
     world.clean().await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -71,57 +83,34 @@ impl World {
     async fn new() -> Self {
         let suffix = Random::system().suffix(6);
         let directory = PathBuf::from(format!("/tmp/ondt-{suffix}"));
-        let (tasks, clock, stopper, cluster) =
-            (Tasks::new(), Clock::system(), Stopper::new(), Cluster::new());
-        let config = Config { run_dir: directory.join("run"), cgroup_root: format!("/ondt-{suffix}") };
-        let lasting = Tasks::new();
-        let sandboxes = Sandboxes::open(config, clock.clone(), lasting.clone()).await.expect("root");
+        let (clock, cluster) = (Clock::system(), Cluster::new());
         let images =
             image::Store::open(directory.join("images"), clock.clone(), Random::system()).expect("a store");
         make_image(&images).await;
-        let (recorder, notes) = channel_for_tests("kubelet");
-        let api: Arc<dyn Api> = cluster.clone();
-        let stop = stopper.signal();
-        let settings = Settings {
-            node: "n".into(),
-            host_ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
-            pods_dir: directory.join("pods"),
-            logs_dir: directory.join("logs"),
-            cluster_domain: "cluster.local".into(),
-            cluster_dns: IpAddr::from(Ipv4Addr::LOCALHOST),
-            host_resolv_conf: String::new(),
-            memory_bytes: 1 << 30,
-            allocatable: BTreeMap::new(),
-        };
-        let references =
-            References::new(api.clone(), clock.clone(), tasks.clone(), stop.clone(), Arc::new(|_: &str| {}));
-        let context = Context {
-            settings,
-            api,
-            clock: clock.clone(),
-            random: Random::system(),
-            recorder,
-            tasks: tasks.clone(),
-            stop,
-            sandboxes: sandboxes.clone(),
-            images: images.clone(),
-            puller: Puller::new(images, image::pull::Options::default(), lasting).expect("a puller"),
-            network: Arc::new(NoNetwork),
-            references,
-            services: Arc::new(|_: &str| vec![one_service()]),
-        };
-        let agent = Agent::new(Arc::new(context), pods_of("n"));
-        agent.start().await.expect("started");
-        Self {
-            directory,
-            cluster,
-            agent,
-            sandboxes,
-            clock,
-            tasks,
-            stopper,
-            notes: Mutex::new(Box::new(notes)),
-        }
+        let (agent, sandboxes, life) = live(&directory, &cluster, &images).await;
+        Self { directory, cluster, agent, sandboxes, clock, images, life: Some(life) }
+    }
+
+    /// The images of the node.
+    pub fn images(&self) -> &image::Store {
+        &self.images
+    }
+
+    /// Ends the agent without a word, as a kill of its process does.
+    pub async fn kill_agent(&mut self) {
+        let life = self.life.take().expect("it lives");
+        let ended = tokio::task::spawn_blocking(move || life.runtime.shutdown_timeout(PATIENCE));
+        ended.await.expect("it is dead");
+    }
+
+    /// Begins another agent after the one that was killed.
+    pub async fn begin_agent(&mut self) {
+        let (agent, sandboxes, life) = live(&self.directory, &self.cluster, &self.images).await;
+        (self.agent, self.sandboxes, self.life) = (agent, sandboxes, Some(life));
+    }
+
+    fn life(&self) -> &Life {
+        self.life.as_ref().expect("an agent lives")
     }
 
     /// Makes a pod of this node.
@@ -182,24 +171,82 @@ impl World {
 
     /// Reasons and messages of the events since the last call.
     pub fn events(&self) -> Vec<(String, String)> {
-        let mut next = self.notes.lock().unwrap();
+        let mut next = self.life().notes.lock().unwrap();
         std::iter::from_fn(&mut *next).map(|note| (note.reason.to_string(), note.message)).collect()
     }
 
     /// Stops the agent, and ends all pods as before a shutdown.
     pub async fn end_all(&self, timeout: Duration) {
-        self.stopper.stop();
-        self.tasks.join(Duration::from_millis(100)).await;
+        self.life().stopper.stop();
+        self.life().tasks.join(Duration::from_millis(100)).await;
         self.agent.end_all(timeout).await;
     }
 
-    async fn clean(self) {
+    async fn clean(mut self) {
+        if self.life.is_none() {
+            self.begin_agent().await;
+        }
         self.end_all(Duration::from_millis(500)).await;
         let left = self.sandboxes.adopt().await.expect("looked for");
         assert!(left.is_empty(), "no sandbox is left");
         self.sandboxes.remove_root().await.expect("removed");
+        self.kill_agent().await;
         node::volume::remove(&self.directory).expect("removed");
     }
+}
+
+/// Begins an agent on a runtime of its own.
+async fn live(
+    directory: &Path,
+    cluster: &Arc<Cluster>,
+    images: &image::Store,
+) -> (Arc<Agent>, Sandboxes, Life) {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
+    let (directory, cluster, images) = (directory.to_owned(), cluster.clone(), images.clone());
+    let begun = async move {
+        let (tasks, stopper, clock) = (Tasks::new(), Stopper::new(), Clock::system());
+        let name = directory.file_name().and_then(|name| name.to_str()).expect("a name");
+        let config = Config { run_dir: directory.join("run"), cgroup_root: format!("/{name}") };
+        let lasting = Tasks::new();
+        let sandboxes = Sandboxes::open(config, clock.clone(), lasting.clone()).await.expect("root");
+        let (recorder, notes) = channel_for_tests("kubelet");
+        let api: Arc<dyn Api> = cluster;
+        let stop = stopper.signal();
+        let settings = Settings {
+            node: "n".into(),
+            host_ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
+            pods_dir: directory.join("pods"),
+            logs_dir: directory.join("logs"),
+            cluster_domain: "cluster.local".into(),
+            cluster_dns: IpAddr::from(Ipv4Addr::LOCALHOST),
+            host_resolv_conf: String::new(),
+            memory_bytes: 1 << 30,
+            allocatable: BTreeMap::new(),
+        };
+        let references =
+            References::new(api.clone(), clock.clone(), tasks.clone(), stop.clone(), Arc::new(|_: &str| {}));
+        let context = Context {
+            settings,
+            api,
+            clock,
+            random: Random::system(),
+            recorder,
+            tasks: tasks.clone(),
+            stop,
+            sandboxes: sandboxes.clone(),
+            images: images.clone(),
+            puller: Puller::new(images, image::pull::Options::default(), lasting).expect("a puller"),
+            network: Arc::new(NoNetwork),
+            references,
+            services: Arc::new(|_: &str| vec![one_service()]),
+        };
+        let agent = Agent::new(Arc::new(context), pods_of("n"));
+        agent.start().await.expect("started");
+        (agent, sandboxes, tasks, stopper, notes)
+    };
+    let (agent, sandboxes, tasks, stopper, notes) = runtime.spawn(begun).await.expect("it begins");
+    (agent, sandboxes, Life { runtime, tasks, stopper, notes: Mutex::new(Box::new(notes)) })
 }
 
 /// The phase of a pod.
@@ -234,10 +281,13 @@ async fn make_image(images: &image::Store) {
         APPLETS.split_whitespace().try_for_each(|name| writer.symlink(&format!("bin/{name}"), "busybox"))
     });
     let layers = [packed.expect("written")];
-    for (name, version) in [(IMAGE, 1), (OTHER_IMAGE, 2)] {
+    let quit = Some("SIGQUIT".to_owned());
+    for (name, version, stop_signal) in [(IMAGE, 1, None), (OTHER_IMAGE, 2, None), (QUITTING_IMAGE, 3, quit)]
+    {
         let config = ImageConfig {
             env: vec!["PATH=/bin".to_owned(), format!("VERSION={version}")],
             platform: Platform::here(),
+            stop_signal,
             ..ImageConfig::default()
         };
         images.build(&name.parse().expect("a name"), &config, &layers).await.expect("built");
