@@ -49,27 +49,6 @@ pub struct Kind {
     absent: Vec<&'static str>,
 }
 
-/// Kinds that a deletion shows once more (`ReturnDeletedObject` in upstream's storage).
-const RETURNED: &[(&str, &str)] = &[
-    ("", "namespaces"),
-    ("", "persistentvolumeclaims"),
-    ("", "persistentvolumes"),
-    ("", "pods"),
-    ("", "podtemplates"),
-    ("", "resourcequotas"),
-    ("", "serviceaccounts"),
-    ("", "services"),
-    ("resource.k8s.io", "deviceclasses"),
-    ("resource.k8s.io", "resourceclaims"),
-    ("resource.k8s.io", "resourceclaimtemplates"),
-    ("resource.k8s.io", "resourceslices"),
-    ("storage.k8s.io", "csidrivers"),
-    ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "storageclasses"),
-    ("storage.k8s.io", "volumeattachments"),
-    ("storage.k8s.io", "volumeattributesclasses"),
-];
-
 impl Kind {
     fn new(facts: &'static KindFacts) -> Self {
         let stored_facts = facts
@@ -100,7 +79,7 @@ impl Kind {
             has_status: facts.subresource("status").is_some(),
             counts_generation: strategy::counts_generation(&group_resource),
             expires: stored_facts.kind == "Event",
-            returns_deleted: RETURNED.contains(&(facts.group, facts.resource)),
+            returns_deleted: api::schema::openapi::RETURNED.contains(&(facts.group, facts.resource)),
             name_rule: strategy::name_rule(&group_resource),
             strategy: strategy::of(&group_resource),
             absent: facts.selectable.iter().map(|path| absent(facts, path)).collect(),

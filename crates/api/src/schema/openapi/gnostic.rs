@@ -112,7 +112,17 @@ pub(super) fn path_item(out: &mut Message, value: &Value) {
 }
 
 fn operation(out: &mut Message, map: &Map) {
-    out.texts(map, &[("tags", 1), ("description", 3), ("operationId", 5), ("produces", 6), ("consumes", 7)]);
+    out.texts(
+        map,
+        &[
+            ("tags", 1),
+            ("description", 3),
+            ("operationId", 5),
+            ("produces", 6),
+            ("consumes", 7),
+            ("schemes", 10),
+        ],
+    );
     for each in map.get("parameters").and_then(Value::as_array).unwrap_or_default() {
         out.nested(8, |out| parameter(out, each));
     }

@@ -3,6 +3,7 @@
 //! Facts come from the table, words from [`descriptions`]. Custom resources are not in here; who serves them adds their
 //! documents.
 
+mod addresses;
 mod gnostic;
 mod paths;
 mod schemas;
@@ -10,8 +11,11 @@ mod words;
 
 use crate::json;
 use crate::schema::descriptions::{self, Descriptions};
-use crate::table::{Kinds, kinds, types};
+use crate::table::{KindFacts, Kinds, kinds, types};
 use crate::value::{Value, write_string};
+
+pub use addresses::Subject;
+pub use paths::RETURNED;
 
 /// Which form of document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,30 +38,28 @@ impl Dialect {
     }
 }
 
-/// A group and version for which there is a document, with its path below `/openapi/v3/`.
+/// A document of version 3.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Document {
-    /// API group; empty for the core.
-    pub group: &'static str,
-    /// API version.
-    pub version: &'static str,
-    /// As `api/v1` or `apis/apps/v1`.
+    /// What it is about.
+    pub subject: Subject,
+    /// Its path below `/openapi/v3/`, as `api/v1` or `apis/apps/v1`.
     pub path: String,
 }
 
 /// All documents of version 3.
 pub fn documents() -> impl Iterator<Item = Document> {
-    kinds().groups().iter().flat_map(|group| {
-        group.versions.iter().map(|version| Document {
-            group: group.name,
-            version,
-            path: root(group.name, version)[1..].to_owned(),
-        })
-    })
+    Subject::all().map(|subject| Document { subject, path: subject.path() })
 }
 
 /// What the code that makes documents amounts to.
-const CODE: u64 = sum(sum(FIRST_SUM, include_bytes!("words.rs")), include_bytes!("paths.rs"));
+const CODE: u64 = sum(
+    sum(
+        sum(sum(FIRST_SUM, include_bytes!("words.rs")), include_bytes!("paths.rs")),
+        include_bytes!("schemas.rs"),
+    ),
+    include_bytes!("addresses.rs"),
+);
 const FIRST_SUM: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a; nothing here guards against malice.
@@ -77,37 +79,39 @@ pub fn hash() -> String {
     format!("{:016X}", sum(sum(CODE, text.as_bytes()), descriptions::PACKED))
 }
 
-/// The document of a group and version, as JSON; `server` is the version that it names.
-pub fn v3(group: &str, version: &str, server: &str) -> Option<Vec<u8>> {
-    let known = kinds().groups().iter().any(|other| other.name == group && other.versions.contains(&version));
-    known.then(|| {
-        let mut out = Vec::with_capacity(512 * 1024);
-        out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
-        info(server).write_to(&mut out);
-        let wanted =
-            schemas::closure(types(), kinds(), |kind| kind.group == group && kind.version == version);
-        described(Dialect::V3, |paths, schemas| {
-            out.extend_from_slice(b",\"paths\":");
-            members(&mut out, paths.of(|kind| kind.group == group && kind.version == version));
-            out.extend_from_slice(b",\"components\":{\"schemas\":");
-            members(&mut out, schemas.of(&wanted));
-        });
-        out.extend_from_slice(b",\"securitySchemes\":{\"BearerToken\":");
-        bearer().write_to(&mut out);
-        out.extend_from_slice(b"}}}");
-        out
-    })
+/// The document of a subject, as JSON; `server` is the version that it names.
+pub fn v3(subject: Subject, server: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512 * 1024);
+    out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
+    info(server).write_to(&mut out);
+    let is_own = |kind: &KindFacts| matches!(subject, Subject::Version(group, version) if kind.group == group && kind.version == version);
+    let wanted = schemas::closure(types(), kinds(), is_own, [subject].into_iter());
+    described(Dialect::V3, Some(subject), |paths, schemas| {
+        out.extend_from_slice(b",\"paths\":");
+        members(&mut out, [subject.operation(Dialect::V3)].into_iter().chain(paths.of(is_own)));
+        out.extend_from_slice(b",\"components\":{");
+        let mut all = schemas.of(&wanted).peekable();
+        if all.peek().is_some() {
+            out.extend_from_slice(b"\"schemas\":");
+            members(&mut out, all);
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"securitySchemes\":{\"BearerToken\":");
+    });
+    bearer().write_to(&mut out);
+    out.extend_from_slice(b"}}}");
+    out
 }
 
 /// The document of everything in version 2, as JSON; `server` is the version that it names.
 pub fn v2(server: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 * 1024 * 1024);
+    let mut out = Vec::with_capacity(4 * 1024 * 1024);
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     info(server).write_to(&mut out);
-    let wanted = schemas::closure(types(), kinds(), |_| true);
-    described(Dialect::V2, |paths, schemas| {
+    let wanted = everything();
+    described(Dialect::V2, None, |paths, schemas| {
         out.extend_from_slice(b",\"paths\":");
-        members(&mut out, paths.of(|_| true));
+        members(&mut out, all_paths(paths));
         out.extend_from_slice(b",\"definitions\":");
         members(&mut out, schemas.of(&wanted));
     });
@@ -122,10 +126,10 @@ pub fn v2_protobuf(server: &str) -> Vec<u8> {
     let mut out = gnostic::Message::default();
     out.text(1, "2.0");
     out.nested(2, |out| gnostic::info(out, &info(server)));
-    let wanted = schemas::closure(types(), kinds(), |_| true);
-    described(Dialect::V2, |paths, schemas| {
+    let wanted = everything();
+    described(Dialect::V2, None, |paths, schemas| {
         out.nested(8, |out| {
-            for (name, value) in paths.of(|_| true) {
+            for (name, value) in all_paths(paths) {
                 out.named(2, &name, |out| gnostic::path_item(out, &value));
             }
         });
@@ -142,12 +146,24 @@ pub fn v2_protobuf(server: &str) -> Vec<u8> {
     out.finish()
 }
 
+fn everything() -> schemas::Wanted {
+    schemas::closure(types(), kinds(), |_| true, Subject::all())
+}
+
+fn all_paths(paths: paths::Writer<'_>) -> impl Iterator<Item = (String, Value)> {
+    Subject::all().map(|subject| subject.operation(Dialect::V2)).chain(paths.of(|_| true))
+}
+
 /// Lends writers of paths and of schemas to `write`; the words go again when it is done.
-fn described(dialect: Dialect, write: impl FnOnce(paths::Writer<'_>, &schemas::Writer<'_>)) {
+fn described(
+    dialect: Dialect,
+    subject: Option<Subject>,
+    write: impl FnOnce(paths::Writer<'_>, &schemas::Writer<'_>),
+) {
     let text = descriptions::unpack();
     let words = Descriptions::read(&text);
     let paths = paths::Writer { kinds: kinds(), dialect, words: &words };
-    write(paths, &schemas::Writer { types: types(), kinds: kinds(), dialect, words: &words });
+    write(paths, &schemas::Writer { types: types(), kinds: kinds(), dialect, subject, words: &words });
 }
 
 /// Writes an object member by member, so that no more than one of them is a tree at any time.
