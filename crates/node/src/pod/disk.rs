@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use rustix::fs::FileType;
 
 use crate::pod::quality::units;
 use crate::pod::worker::Worker;
@@ -25,6 +26,9 @@ pub const EVICTION_GRACE: Duration = Duration::from_secs(1);
 const STORAGE: &str = "ephemeral-storage";
 /// `stat` counts blocks of this size, whatever the file system's own.
 const BLOCK_BYTES: u64 = 512;
+
+/// How often a folder is looked at, if it changes under the eyes.
+const LOOKS: usize = 3;
 
 /// A limit in bytes, and as the user wrote it.
 type Limit = (i64, String);
@@ -157,26 +161,32 @@ fn measure(places: &Places) -> Usage {
 }
 
 /// Bytes on the disk below `root`, each file once, and nothing of other file systems. What vanishes meanwhile has none.
+/// A container that moves its folders about to hide them is looked at several times, and the most that is found counts.
 fn size(root: &Path) -> u64 {
     let Ok(top) = std::fs::symlink_metadata(root) else { return 0 };
-    let mut seen = BTreeSet::new();
-    let mut bytes = top.blocks() * BLOCK_BYTES;
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.dev() != top.dev()
-                || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino()))
-            {
-                continue;
-            }
-            bytes += metadata.blocks() * BLOCK_BYTES;
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
+    let mut most = 0;
+    for _ in 0..LOOKS {
+        let (bytes, whole) = look(root, &top);
+        most = bytes.max(most);
+        if whole {
+            break;
         }
     }
-    bytes
+    most
+}
+
+/// What is found in one look, and whether that is all.
+fn look(root: &Path, top: &std::fs::Metadata) -> (u64, bool) {
+    let (mut bytes, mut seen) = (top.blocks() * BLOCK_BYTES, BTreeSet::new());
+    let walked = base::tree::walk(root, |found| {
+        let is_folder = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        if found.st_dev != top.dev() || (found.st_nlink > 1 && !is_folder && !seen.insert(found.st_ino)) {
+            return false;
+        }
+        bytes += found.st_blocks.unsigned_abs() * BLOCK_BYTES;
+        true
+    });
+    (bytes, walked.unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -238,5 +248,25 @@ mod tests {
         let grown = size(folder.path()) - empty;
         assert!((100_000..200_000).contains(&grown), "{grown}");
         assert_eq!(size(&folder.path().join("gone")), 0);
+    }
+
+    #[test]
+    fn what_lies_deeper_than_any_path_reaches_is_counted() {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        let folder = tempfile::tempdir().expect("a folder");
+        let below = folder.path().join("below");
+        std::fs::create_dir(&below).expect("made");
+        let mut at = openat(CWD, &below, OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        let name = "d".repeat(200);
+        for _ in 0..40 {
+            mkdirat(&at, &*name, Mode::RWXU).expect("made");
+            at = openat(&at, &*name, OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        }
+        let empty = size(folder.path());
+        let file = openat(&at, "file", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).expect("made");
+        std::io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 100_000]).expect("written");
+        let grown = size(folder.path()) - empty;
+        base::tree::remove(&below).expect("removed");
+        assert!((100_000..200_000).contains(&grown), "{grown}");
     }
 }
