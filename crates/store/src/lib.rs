@@ -13,11 +13,11 @@
 //!   when a store is opened, once each, from copies of their own.
 //! - Nobody sees a change before it is durable: neither readers nor watchers, nor a writer in a conflict.
 //! - One thread (in the simulated world: one task) owns the log and is the only one that changes the state; it
-//!   publishes a whole group commit under one short lock. Deciding (`staging.rs`) and the state (`state.rs`) are pure.
+//!   publishes a whole group commit under one short lock. Deciding (`staging.rs`) and the state (`state/`) are pure.
 //! - A watcher has no queue. It takes its events from the history that all share, when it likes, so that none can hold
 //!   up a commit; one that comes too late gets [`WatchError::Lagged`], never a gap. A watcher that missed nothing of
 //!   its scope is never cut, however much else was forgotten.
-//! - History is bounded by age, events and bytes ([`HistoryLimits`]); it is not part of snapshots. After a restart it
+//! - History is bounded by age, events and bytes ([`HistoryLimits`]), encodings beside its events more tightly; it is not part of snapshots. After a restart it
 //!   reaches back to the last snapshot at most. Compaction is not written down: after a restart more of the past may
 //!   be readable than before, never less than the newest revision.
 //! - All limits are in [`limits`]. All disk access goes through [`Disk`].

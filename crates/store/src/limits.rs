@@ -32,8 +32,16 @@ pub const HISTORY_AGE: Duration = Duration::from_secs(5 * 60);
 /// Most events that the history keeps.
 pub const HISTORY_EVENTS_MAX: usize = 100_000;
 
-/// Most bytes of values that live in the history alone, because they were replaced or deleted.
+/// Most bytes that live in the history alone: values that were replaced or deleted, and what they and the events cost
+/// beside their values.
 pub const HISTORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What an event costs, roughly: itself and its places in two lists.
+pub const EVENT_BYTES: usize = 128;
+
+/// What a version costs beside its value, roughly: its key, and what the layer above remembers of it. Of small values
+/// this is the greater part.
+pub const VERSION_BYTES: usize = 896;
 
 /// How often history is checked for age while there is any.
 pub const HISTORY_INTERVAL: Duration = Duration::from_secs(30);
@@ -41,6 +49,13 @@ pub const HISTORY_INTERVAL: Duration = Duration::from_secs(30);
 /// Encodings are dropped from events that have this many younger ones: only a watcher that lags far behind
 /// encodes them again.
 pub const ENCODED_EVENTS_MAX: usize = 1024;
+
+/// The same for events behind which so many bytes of younger values came.
+pub const ENCODED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Encodings of events older than this are dropped whenever history is checked for age: by then every watcher that
+/// keeps up has sent them.
+pub const ENCODED_AGE: Duration = Duration::from_secs(10);
 
 /// Most events that one call of [`crate::Watch::next`] returns, but for those of the last revision.
 pub const WATCH_BATCH_EVENTS_MAX: usize = 256;

@@ -116,6 +116,12 @@ impl Slot {
         made
     }
 
+    /// Whether there is something in it.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Empties the slot.
     pub fn clear(&self) {
         // Taken out first, so that what is dropped is dropped outside of the lock.

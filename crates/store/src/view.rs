@@ -23,12 +23,14 @@ impl<R: Record> View<R> {
 
     /// Makes durable changes visible, all at once, and wakes watchers.
     pub(crate) fn publish(&self, changes: Vec<Change<R>>, now_ms: i64) {
-        self.change(|state| {
+        let forgotten = self.change(|state| {
             for change in changes {
                 state.apply(change, now_ms);
             }
-            state.trim(now_ms);
+            state.trim(now_ms)
         });
+        // Readers do not wait for that.
+        drop(forgotten);
     }
 
     /// Ends all watches.
@@ -39,14 +41,15 @@ impl<R: Record> View<R> {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut State<R>)) {
+    fn change<T>(&self, change: impl FnOnce(&mut State<R>) -> T) -> T {
         let mut state = self.write();
-        change(&mut state);
+        let outcome = change(&mut state);
         let woken = state.watchers.take_woken();
         drop(state);
         // Woken outside of the lock, for they come for it at once.
         for waker in woken {
             waker.wake();
         }
+        outcome
     }
 }

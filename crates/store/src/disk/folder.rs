@@ -22,14 +22,27 @@ impl Folder {
     /// The folder at `path`, made if it is not there.
     pub fn at(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
-        if !path.is_dir() {
-            fs::create_dir_all(&path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                fs::File::open(parent)?.sync_all()?;
-            }
-        }
+        make_durably(&path)?;
         Ok(Self(path))
     }
+}
+
+/// Makes a folder and those above it, each with its name durable: what is acknowledged must not be lost with a folder
+/// that a power cut has never seen.
+fn make_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::File::open(parent)?.sync_all()
 }
 
 struct FolderLock(#[expect(dead_code, reason = "the lock lives as long as the open file")] fs::File);

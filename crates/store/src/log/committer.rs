@@ -199,10 +199,13 @@ impl<R: Record> Committer<R> {
     fn trim(&mut self) {
         let now = self.clock.monotonic();
         if self.trim_at.is_some_and(|at| at <= now) {
+            let now_ms = milliseconds(now);
             let mut state = self.view.write();
-            state.trim(milliseconds(now));
+            let forgotten = state.trim(now_ms);
             let has_history = state.history_size().0 > 0;
             drop(state);
+            drop(forgotten);
+            self.view.read().drop_encodings(now_ms);
             self.trim_at = has_history.then(|| now + limits::HISTORY_INTERVAL);
         }
     }

@@ -292,11 +292,11 @@ impl<R: Record> Engine<R> for Log<R> {
         } else if revision < state.compacted {
             Err(ReadError::Compacted { requested: revision, compacted: state.compacted })
         } else {
-            state.compact(revision);
-            Ok(())
+            Ok(state.compact(revision))
         };
         drop(state);
-        std::future::ready(result).boxed()
+        // What was forgotten is dropped here, where nobody waits for the lock.
+        std::future::ready(result.map(drop)).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -424,7 +424,7 @@ impl<R> Replay<R> {
 }
 
 fn superseded_bytes<R>(event: &RawEvent<R>) -> usize {
-    event.previous.as_ref().map_or(0, |raw| raw.value.len())
+    crate::state::superseded_bytes(event.previous.as_ref().map(|raw| raw.value.len()))
 }
 
 impl<R> Raw<R> {

@@ -225,16 +225,17 @@ async fn what_expired_while_the_store_was_down_goes_at_the_start() {
 #[tokio::test(start_paused = true)]
 async fn history_is_forgotten_by_age_count_and_bytes() {
     let disk = disk();
-    let history = HistoryLimits { age: Duration::from_secs(300), events: 10, bytes: 1000 };
+    let history = HistoryLimits { age: Duration::from_secs(300), events: 10, bytes: 20_000 };
     let store = Store::open(Options { history, ..options(&disk) }, plain()).unwrap();
     for _ in 0..20 {
         put(&store, "a", "x").await;
     }
     assert_eq!((store.size().history_events, store.compacted()), (10, Revision(11)));
     for _ in 0..3 {
-        put(&store, "a", &"x".repeat(600)).await;
+        put(&store, "a", &"x".repeat(9000)).await;
     }
-    assert!(store.size().history_bytes <= 1000);
+    let size = store.size();
+    assert!(size.history_bytes <= 20_000 && size.history_events < 10, "{size:?}");
     tokio::time::sleep(Duration::from_secs(340)).await;
     assert_eq!((store.size().history_events, store.compacted()), (0, store.revision()));
     assert!(matches!(store.watch(Scope::All, Revision(20)), Err(ReadError::Compacted { .. })));

@@ -1,12 +1,13 @@
 //! All that is alive, in order, and what happened lately. Pure: it knows no disk, no lock and no task.
 
+mod history;
+mod table;
+
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
-use compact_str::CompactString;
 use jiff::Timestamp;
 
 use crate::error::ReadError;
@@ -14,8 +15,10 @@ use crate::key::{Key, Resource, Revision, Scope, Segment};
 use crate::limits;
 use crate::record::{Entry, Event, Record};
 use crate::watch::Registry;
-
-type Names<R> = BTreeMap<CompactString, Arc<Entry<R>>>;
+use history::History;
+pub use history::HistoryLimits;
+pub(crate) use history::superseded_bytes;
+use table::{ByKey, Names, Table};
 
 /// What to list.
 #[derive(Clone, Debug)]
@@ -56,27 +59,6 @@ impl<R> std::fmt::Debug for Page<R> {
     }
 }
 
-/// How much of the past is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct HistoryLimits {
-    /// Events older than this are forgotten.
-    pub age: Duration,
-    /// Most events.
-    pub events: usize,
-    /// Most bytes of values that only the history holds.
-    pub bytes: usize,
-}
-
-impl Default for HistoryLimits {
-    fn default() -> Self {
-        Self {
-            age: limits::HISTORY_AGE,
-            events: limits::HISTORY_EVENTS_MAX,
-            bytes: limits::HISTORY_BYTES_MAX,
-        }
-    }
-}
-
 /// One key's transition, decided and durable.
 pub(crate) struct Change<R> {
     pub(crate) revision: Revision,
@@ -90,55 +72,15 @@ impl<R> Clone for Change<R> {
     }
 }
 
-/// An event and when it came, on the monotonic clock (negative for what was recovered).
-struct Aged<R> {
-    event: Arc<Event<R>>,
-    at_ms: i64,
-}
-
-/// Everything of one resource.
-struct Table<R> {
-    namespaces: BTreeMap<Segment, Names<R>>,
-    count: usize,
-    history: VecDeque<Arc<Event<R>>>,
-    /// What is alive, by what it can be found by.
-    terms: HashMap<u64, BTreeSet<ByKey<R>>>,
-}
-
-/// An entry in the order of its key.
-struct ByKey<R>(Arc<Entry<R>>);
-
-impl<R> PartialEq for ByKey<R> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl<R> Eq for ByKey<R> {}
-
-impl<R> PartialOrd for ByKey<R> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<R> Ord for ByKey<R> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.key.cmp(&other.0.key)
-    }
-}
-
 pub(crate) struct State<R> {
     pub(crate) revision: Revision,
     pub(crate) compacted: Revision,
     pub(crate) closed: bool,
     pub(crate) watchers: Registry,
     tables: BTreeMap<Resource, Table<R>>,
-    history: VecDeque<Aged<R>>,
-    history_bytes: usize,
+    history: History<R>,
     live_bytes: u64,
     expiries: BTreeSet<(Timestamp, Key)>,
-    limits: HistoryLimits,
 }
 
 impl<R: Record> State<R> {
@@ -150,11 +92,9 @@ impl<R: Record> State<R> {
             closed: false,
             watchers: Registry::default(),
             tables: BTreeMap::new(),
-            history: VecDeque::new(),
-            history_bytes: 0,
+            history: History::new(limits),
             live_bytes: 0,
             expiries: BTreeSet::new(),
-            limits,
         }
     }
 
@@ -199,7 +139,8 @@ impl<R: Record> State<R> {
             };
             (entries, remaining)
         } else {
-            let mut past = self.past(&list.scope, list.after.as_ref(), at, live);
+            let events = self.events_after(list.scope.resource(), at);
+            let mut past = history::past(&list.scope, list.after.as_ref(), events, live);
             let entries: Vec<_> = past.by_ref().take(limit).cloned().collect();
             (entries, past.count())
         };
@@ -294,67 +235,13 @@ impl<R: Record> State<R> {
         }
     }
 
-    /// What was alive in a scope behind a key: `live`, with the first change since then of each key undone.
-    fn past<'a>(
-        &'a self,
-        scope: &Scope,
-        after: Option<&Key>,
-        at: Revision,
-        live: impl Iterator<Item = &'a Arc<Entry<R>>> + 'a,
-    ) -> impl Iterator<Item = &'a Arc<Entry<R>>> + 'a {
-        let mut undone: BTreeMap<&'a Key, Option<&'a Arc<Entry<R>>>> = BTreeMap::new();
-        for event in self.events_after(scope.resource(), at) {
-            let key = event.key();
-            if scope.contains(key) && after.is_none_or(|after| after < key) {
-                undone.entry(key).or_insert(event.previous.as_ref());
-            }
-        }
-        let mut live = live.peekable();
-        let mut undone = undone.into_iter().peekable();
-        std::iter::from_fn(move || {
-            loop {
-                let from_live = match (live.peek(), undone.peek()) {
-                    (Some(entry), Some((key, _))) => match entry.key.cmp(key) {
-                        Ordering::Less => true,
-                        Ordering::Equal => {
-                            live.next();
-                            false
-                        }
-                        Ordering::Greater => false,
-                    },
-                    (Some(_), None) => true,
-                    (None, Some(_)) => false,
-                    (None, None) => return None,
-                };
-                if from_live {
-                    return live.next();
-                }
-                if let Some((_, Some(entry))) = undone.next() {
-                    return Some(entry);
-                }
-            }
-        })
-    }
-
     /// Events younger than `revision`, oldest first.
     pub(crate) fn events_after<'a>(
         &'a self,
         resource: Option<&Resource>,
         revision: Revision,
     ) -> Box<dyn Iterator<Item = &'a Arc<Event<R>>> + 'a> {
-        match resource {
-            None => {
-                let start = self.history.partition_point(|aged| aged.event.revision <= revision);
-                Box::new(self.history.range(start..).map(|aged| &aged.event))
-            }
-            Some(resource) => match self.tables.get(resource) {
-                Some(table) => {
-                    let start = table.history.partition_point(|event| event.revision <= revision);
-                    Box::new(table.history.range(start..))
-                }
-                None => Box::new(std::iter::empty()),
-            },
-        }
+        self.history.after(resource, revision)
     }
 
     /// All that is alive, in order.
@@ -374,7 +261,7 @@ impl<R: Record> State<R> {
 
     /// How many events the history has, and how many bytes only it holds.
     pub(crate) fn history_size(&self) -> (usize, usize) {
-        (self.history.len(), self.history_bytes)
+        self.history.size()
     }
 
     /// The same resource, sharing the text of the one that is known already.
@@ -391,7 +278,7 @@ impl<R: Record> State<R> {
     pub(crate) fn recall(&mut self, change: Change<R>, at_ms: i64) {
         let Change { revision, current, previous } = change;
         let event = Event { revision, current, previous, encodings: crate::record::Slot::default() };
-        self.remember(Arc::new(event), at_ms);
+        self.history.push(Arc::new(event), at_ms);
     }
 
     /// Makes one change and remembers it. Changes come in the order of revisions.
@@ -403,16 +290,7 @@ impl<R: Record> State<R> {
         let event =
             Arc::new(Event { revision, current, previous, encodings: crate::record::Slot::default() });
         self.watchers.notify(event.key(), revision);
-        self.remember(event, at_ms);
-    }
-
-    fn remember(&mut self, event: Arc<Event<R>>, at_ms: i64) {
-        self.history_bytes += superseded_bytes(&event);
-        self.table(&event.key().resource).history.push_back(Arc::clone(&event));
-        self.history.push_back(Aged { event, at_ms });
-        if let Some(index) = self.history.len().checked_sub(limits::ENCODED_EVENTS_MAX + 1) {
-            self.history[index].event.encodings.clear();
-        }
+        self.history.push(event, at_ms);
     }
 
     fn table(&mut self, resource: &Resource) -> &mut Table<R> {
@@ -444,33 +322,23 @@ impl<R: Record> State<R> {
         }
     }
 
-    /// Forgets what the limits do not keep.
-    pub(crate) fn trim(&mut self, now_ms: i64) {
-        let oldest_ms = now_ms - i64::try_from(self.limits.age.as_millis()).unwrap_or(i64::MAX / 2);
-        let mut until = None;
-        let (mut events, mut bytes) = (self.history.len(), self.history_bytes);
-        for aged in &self.history {
-            if aged.at_ms > oldest_ms && events <= self.limits.events && bytes <= self.limits.bytes {
-                break;
-            }
-            events -= 1;
-            bytes -= superseded_bytes(&aged.event);
-            until = Some(aged.event.revision);
-        }
-        if let Some(until) = until {
-            self.compact(until);
-        }
+    /// Forgets what the limits do not keep. What comes back is to be dropped outside of any lock, for it may be much.
+    #[must_use]
+    pub(crate) fn trim(&mut self, now_ms: i64) -> Vec<Arc<Event<R>>> {
+        self.history.surplus(now_ms).map_or_else(Vec::new, |until| self.compact(until))
     }
 
-    /// Forgets what happened up to `revision`, which itself stays readable.
-    pub(crate) fn compact(&mut self, revision: Revision) {
+    /// Forgets what happened up to `revision`, which itself stays readable. What comes back is to be dropped outside of
+    /// any lock.
+    #[must_use]
+    pub(crate) fn compact(&mut self, revision: Revision) -> Vec<Arc<Event<R>>> {
         self.compacted = self.compacted.max(revision.min(self.revision));
-        while let Some(aged) = self.history.pop_front_if(|aged| aged.event.revision <= revision) {
-            self.history_bytes -= superseded_bytes(&aged.event);
-            if let Some(table) = self.tables.get_mut(&aged.event.key().resource) {
-                table.history.pop_front();
-            }
-        }
+        self.history.forget(revision)
+    }
+
+    /// Drops what was encoded of events that are not young any more.
+    pub(crate) fn drop_encodings(&self, now_ms: i64) {
+        self.history.drop_encodings(now_ms);
     }
 
     /// When the next key expires.
@@ -485,70 +353,9 @@ impl<R: Record> State<R> {
     }
 }
 
-/// What an event alone keeps in memory.
-fn superseded_bytes<R: Record>(event: &Event<R>) -> usize {
-    event.previous.as_ref().map_or(0, |entry| entry.record.bytes().len())
-}
-
 /// What an entry takes on disk, roughly.
 fn footprint<R: Record>(entry: &Entry<R>) -> u64 {
     (entry.record.bytes().len() + entry.key.path_len() + 48) as u64
-}
-
-impl<R: Record> Table<R> {
-    fn new() -> Self {
-        Self { namespaces: BTreeMap::new(), count: 0, history: VecDeque::new(), terms: HashMap::new() }
-    }
-
-    fn range<'a>(&'a self, after: Option<&'a Key>) -> impl Iterator<Item = &'a Arc<Entry<R>>> + 'a {
-        let first = after.map(|key| Segment(key.namespace.clone()));
-        let from = first.clone().map_or(Bound::Unbounded, Bound::Included);
-        self.namespaces.range((from, Bound::Unbounded)).flat_map(move |(namespace, names)| {
-            let from = match after {
-                Some(key) if first.as_ref() == Some(namespace) => Bound::Excluded(key.name.as_str()),
-                _ => Bound::Unbounded,
-            };
-            names.range::<str, _>((from, Bound::Unbounded)).map(|(_, entry)| entry)
-        })
-    }
-
-    fn insert(&mut self, entry: Arc<Entry<R>>) -> Option<Arc<Entry<R>>> {
-        let names = self.namespaces.entry(Segment(entry.key.namespace.clone())).or_default();
-        let replaced = names.insert(entry.key.name.clone(), Arc::clone(&entry));
-        self.count += usize::from(replaced.is_none());
-        let gone = replaced.iter().flat_map(|old| old.record.terms());
-        for term in gone.filter(|term| !entry.record.terms().contains(term)) {
-            forget(&mut self.terms, *term, replaced.as_ref());
-        }
-        for term in entry.record.terms() {
-            self.terms.entry(*term).or_default().replace(ByKey(Arc::clone(&entry)));
-        }
-        replaced
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Arc<Entry<R>>> {
-        let namespace = Segment(key.namespace.clone());
-        let names = self.namespaces.get_mut(&namespace)?;
-        let removed = names.remove(key.name.as_str());
-        if names.is_empty() {
-            self.namespaces.remove(&namespace);
-        }
-        self.count -= usize::from(removed.is_some());
-        for term in removed.iter().flat_map(|old| old.record.terms()) {
-            forget(&mut self.terms, *term, removed.as_ref());
-        }
-        removed
-    }
-}
-
-/// Takes an entry from those that have a term.
-fn forget<R>(terms: &mut HashMap<u64, BTreeSet<ByKey<R>>>, term: u64, entry: Option<&Arc<Entry<R>>>) {
-    if let (Some(entry), Some(having)) = (entry, terms.get_mut(&term)) {
-        having.remove(&ByKey(Arc::clone(entry)));
-        if having.is_empty() {
-            terms.remove(&term);
-        }
-    }
 }
 
 #[cfg(test)]
