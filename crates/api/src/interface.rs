@@ -118,6 +118,8 @@ pub struct DeleteOptions {
     pub propagation: Option<Propagation>,
     /// `dryRun=All`.
     pub dry_run: bool,
+    /// `ignoreStoreReadErrorWithClusterBreakingPotential`: delete only what can no longer be read.
+    pub ignore_read_error: bool,
 }
 
 /// What becomes of dependents.

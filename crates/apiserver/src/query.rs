@@ -162,12 +162,24 @@ fn dry_run(values: impl Iterator<Item = Str>, kind: &str) -> Result<bool, Status
 /// Options of a deletion: from the body if there is one, else from the query.
 pub fn delete_options(query: Query<'_>, body: Option<&Value>) -> Result<DeleteOptions, Status> {
     let Some(body) = body else {
-        return Ok(DeleteOptions {
-            grace_period_seconds: query.number("gracePeriodSeconds")?,
-            propagation: propagation(query.get("propagationPolicy").as_deref(), orphan_query(query))?,
-            dry_run: dry_run(query.all("dryRun").map(|value| Str::from(value.as_ref())), "DeleteOptions")?,
-            ..DeleteOptions::default()
-        });
+        let (policy, orphan) = (query.get("propagationPolicy"), orphan_query(query));
+        let grace_period_seconds = query.number("gracePeriodSeconds")?;
+        let given = Given {
+            propagation: policy.is_some(),
+            orphan: orphan.is_some(),
+            grace_period: grace_period_seconds.is_some(),
+            preconditions: false,
+        };
+        return settled(
+            DeleteOptions {
+                grace_period_seconds,
+                ignore_read_error: query.flag(IGNORE_READ_ERROR),
+                ..DeleteOptions::default()
+            },
+            propagation(policy.as_deref(), orphan),
+            dry_run(query.all("dryRun").map(|value| Str::from(value.as_ref())), "DeleteOptions"),
+            &given,
+        );
     };
     if body.as_object().is_none() {
         return Err(Status::bad_request("the body of a deletion must be a DeleteOptions object"));
@@ -186,21 +198,89 @@ pub fn delete_options(query: Query<'_>, body: Option<&Value>) -> Result<DeleteOp
         values.push(Str::from(value.as_str().unwrap_or_default()));
     }
     let text = |path: &[&str]| body.str_at(path).map(Str::from);
-    Ok(DeleteOptions {
-        grace_period_seconds: body.int_at(&["gracePeriodSeconds"]),
-        uid: text(&["preconditions", "uid"]),
-        resource_version: text(&["preconditions", "resourceVersion"]),
-        propagation: propagation(body.str_at(&["propagationPolicy"]), body.bool_at(&["orphanDependents"]))?,
-        dry_run: dry_run(values.into_iter(), "DeleteOptions")?,
+    let has = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
+    let given = Given {
+        propagation: has("propagationPolicy"),
+        orphan: has("orphanDependents"),
+        grace_period: has("gracePeriodSeconds"),
+        preconditions: has("preconditions"),
+    };
+    settled(
+        DeleteOptions {
+            grace_period_seconds: body.int_at(&["gracePeriodSeconds"]),
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+            ignore_read_error: body.bool_at(&[IGNORE_READ_ERROR]).unwrap_or_default(),
+            ..DeleteOptions::default()
+        },
+        propagation(body.str_at(&["propagationPolicy"]), body.bool_at(&["orphanDependents"])),
+        dry_run(values.into_iter(), "DeleteOptions"),
+        &given,
+    )
+}
+
+/// The option to delete what cannot be read, and nothing else.
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
+/// Which options were given, whatever they say.
+struct Given {
+    propagation: bool,
+    orphan: bool,
+    grace_period: bool,
+    preconditions: bool,
+}
+
+/// The options, if nothing is wrong with any of them.
+fn settled(
+    options: DeleteOptions,
+    propagation: Result<Option<Propagation>, Status>,
+    dry_run: Result<bool, Status>,
+    given: &Given,
+) -> Result<DeleteOptions, Status> {
+    let mut together: Vec<Cause> = [
+        (given.propagation, "propagationPolicy"),
+        (given.orphan, "orphanDependents"),
+        (given.grace_period, "gracePeriodSeconds"),
+        (given.preconditions, "preconditions"),
+    ]
+    .into_iter()
+    .filter(|(given, _)| *given && options.ignore_read_error)
+    .map(|(_, name)| {
+        let why = format!("cannot be set together with .{name}");
+        api::validation::cause::invalid(IGNORE_READ_ERROR, true, &why)
     })
+    .collect();
+    match (propagation, dry_run) {
+        (Ok(propagation), Ok(dry_run)) if together.is_empty() => {
+            Ok(DeleteOptions { propagation, dry_run, ..options })
+        }
+        (propagation, dry_run) => {
+            let wrong = [propagation.err(), dry_run.err()].into_iter().flatten();
+            let mut causes: Vec<Cause> =
+                wrong.filter_map(|status| status.details).flat_map(|details| details.causes).collect();
+            causes.append(&mut together);
+            Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", causes))
+        }
+    }
+}
+
+/// Refuses to delete many objects that cannot be read: who asks for that must name each.
+pub fn refuse_unreadable_collection(options: &DeleteOptions) -> Result<(), Status> {
+    if !options.ignore_read_error {
+        return Ok(());
+    }
+    let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+    let cause = api::validation::cause::invalid(IGNORE_READ_ERROR, true, why);
+    Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]))
 }
 
 /// A deletion whose options are misunderstood cannot be undone, so a wrong type is refused.
 fn check_types(body: &Value) -> Result<(), Status> {
     type Fits = fn(&Value) -> bool;
-    let members: [(&[&str], &str, Fits); 6] = [
+    let members: [(&[&str], &str, Fits); 7] = [
         (&["gracePeriodSeconds"], "int64", |value| value.as_int().is_some()),
         (&["orphanDependents"], "bool", |value| matches!(value, Value::Bool(_))),
+        (&[IGNORE_READ_ERROR], "bool", |value| matches!(value, Value::Bool(_))),
         (&["propagationPolicy"], "v1.DeletionPropagation", |value| value.as_str().is_some()),
         (&["preconditions"], "v1.Preconditions", |value| value.as_object().is_some()),
         (&["preconditions", "uid"], "types.UID", |value| value.as_str().is_some()),
@@ -264,6 +344,7 @@ fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Result<Option<Prop
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::json;
 
     #[test]
     fn parameters_are_decoded() {
@@ -273,6 +354,41 @@ mod tests {
         assert!(query.flag("watch"));
         assert!(Query::new("limit=x").number("limit").is_err());
         assert_eq!(percent_decode("%zz%4", false), "%zz%4");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_deleted_with_no_other_option() {
+        let body = json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true});
+        assert!(delete_options(Query::new(""), Some(&body)).unwrap().ignore_read_error);
+        let query = "ignoreStoreReadErrorWithClusterBreakingPotential=true";
+        assert!(delete_options(Query::new(query), None).unwrap().ignore_read_error);
+        let mut all = body.clone();
+        all.set(&["propagationPolicy"], "Orphan");
+        all.set(&["orphanDependents"], true);
+        all.set(&["gracePeriodSeconds"], 1);
+        all.set(&["preconditions", "uid"], "x");
+        let words = delete_options(Query::new(""), Some(&all)).unwrap_err().message;
+        let each = |name: &str| {
+            format!("{IGNORE_READ_ERROR}: Invalid value: true: cannot be set together with .{name}")
+        };
+        assert_eq!(
+            words,
+            format!(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: [propagationPolicy: Invalid value: \"Orphan\": \
+                 orphanDependents and deletionPropagation cannot be both set, {}, {}, {}, {}]",
+                each("propagationPolicy"),
+                each("orphanDependents"),
+                each("gracePeriodSeconds"),
+                each("preconditions")
+            )
+        );
+        let wrong = json!({"ignoreStoreReadErrorWithClusterBreakingPotential": "x"});
+        assert_eq!(
+            delete_options(Query::new(""), Some(&wrong)).unwrap_err().message,
+            format!(
+                "json: cannot unmarshal string into Go struct field DeleteOptions.{IGNORE_READ_ERROR} of type bool"
+            )
+        );
     }
 
     #[test]

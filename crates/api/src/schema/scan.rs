@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use super::DecodeError;
 use crate::value::{MAX_DEPTH, Map, Str, Value};
 
+/// How deep what nobody keeps may nest: as deep as Go reads.
+const SKIPPED_DEPTH_MAX: usize = 10_000;
+
 /// A place in a JSON text.
 pub(super) struct Scanner<'a> {
     text: &'a [u8],
@@ -248,11 +251,11 @@ impl<'a> Scanner<'a> {
     }
 
     fn deeper(&mut self) -> Result<()> {
-        self.at += 1;
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
+        if self.depth >= MAX_DEPTH {
             return Err(DecodeError::Syntax(format!("exceeded max depth of {MAX_DEPTH}")));
         }
+        self.at += 1;
+        self.depth += 1;
         Ok(())
     }
 
@@ -316,30 +319,39 @@ impl<'a> Scanner<'a> {
         Ok(Some(key))
     }
 
-    /// Passes over a value.
+    /// Passes over a value. Nothing is made of it, so it may be as deep as upstream takes it.
     pub(super) fn skip(&mut self) -> Result<()> {
-        match self.sort()? {
-            Sort::Null => self.null(),
-            Sort::Bool => self.bool().map(drop),
-            Sort::Number => self.number().map(drop),
-            Sort::String => self.string().map(drop),
-            Sort::Array => {
-                self.enter_array()?;
-                let mut first = true;
-                while self.next_element(first)? {
-                    first = false;
-                    self.skip()?;
+        // What is open around, for the stack has no room for so much; and whether its first member is to come.
+        let mut open: Vec<(Sort, bool)> = Vec::new();
+        loop {
+            let sort = self.sort()?;
+            match sort {
+                Sort::Null => self.null()?,
+                Sort::Bool => drop(self.bool()?),
+                Sort::Number => drop(self.number()?),
+                Sort::String => drop(self.string()?),
+                Sort::Array | Sort::Object => {
+                    if self.depth >= SKIPPED_DEPTH_MAX {
+                        return self.fail("exceeded max depth");
+                    }
+                    self.at += 1;
+                    self.depth += 1;
+                    open.push((sort, true));
                 }
-                Ok(())
             }
-            Sort::Object => {
-                self.enter_object()?;
-                let mut first = true;
-                while self.next_key(first)?.is_some() {
-                    first = false;
-                    self.skip()?;
+            while let Some((sort, first)) = open.last_mut() {
+                let first = std::mem::take(first);
+                let more = match sort {
+                    Sort::Array => self.next_element(first)?,
+                    _ => self.next_key(first)?.is_some(),
+                };
+                if more {
+                    break;
                 }
-                Ok(())
+                open.pop();
+            }
+            if open.is_empty() {
+                return Ok(());
             }
         }
     }

@@ -167,7 +167,8 @@ fn owner_references(owners: &[Value], path: &Path) -> Vec<Cause> {
         }
         if api_version == "v1" && text("kind") == "Event" {
             let detail = "/v1, Kind=Event is disallowed from being an owner";
-            causes.push(cause::invalid(&at, owner.clone(), detail));
+            let shown = shown_owners(std::slice::from_ref(owner));
+            causes.push(cause::invalid_shown(&at, &shown[1..shown.len() - 1], detail));
         }
         if owner.bool_at(&["controller"]) == Some(true) {
             let this = format!("{}/{}", text("kind"), text("name"));
@@ -178,16 +179,20 @@ fn owner_references(owners: &[Value], path: &Path) -> Vec<Cause> {
                         "Only one reference can have Controller set to true. Found \"true\" in references for \
                          {first} and {this}"
                     );
-                    let shown = match types().find("meta/v1.OwnerReference") {
-                        Some(ty) => ordered::list(ty, owners),
-                        None => Value::Array(owners.to_vec()).to_string(),
-                    };
-                    causes.push(cause::invalid_shown(path, &shown, &detail));
+                    causes.push(cause::invalid_shown(path, &shown_owners(owners), &detail));
                 }
             }
         }
     }
     causes
+}
+
+/// References as upstream's messages show them.
+fn shown_owners(owners: &[Value]) -> String {
+    match types().find("meta/v1.OwnerReference") {
+        Some(ty) => ordered::list(ty, owners),
+        None => Value::Array(owners.to_vec()).to_string(),
+    }
 }
 
 /// What is wrong with a list of finalizers.

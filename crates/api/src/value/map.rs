@@ -13,7 +13,10 @@ pub struct Map(Members);
 #[derive(Clone, Debug)]
 enum Members {
     Sorted(Vec<(Str, Value)>),
-    /// Boxed, so that a map is as small as a vector.
+    #[expect(
+        clippy::box_collection,
+        reason = "so that a map, and with it every value, is as small as a vector"
+    )]
     Tree(Box<BTreeMap<Str, Value>>),
 }
 

@@ -1,5 +1,6 @@
 //! Who asks: client certificates, tokens of ServiceAccounts, impersonation by those who may do everything.
 
+pub(crate) mod legacy;
 mod token;
 
 use std::sync::Arc;
@@ -65,12 +66,13 @@ pub struct Authenticator {
     issuer: String,
     audiences: Vec<String>,
     verified: token::Cache,
+    uses: legacy::Uses,
 }
 
 impl Authenticator {
     /// With the keys of tokens and what they must name.
     pub fn new(keys: Arc<dyn Keys>, issuer: String, audiences: Vec<String>) -> Self {
-        Self { keys, issuer, audiences, verified: token::Cache::default() }
+        Self { keys, issuer, audiences, verified: token::Cache::default(), uses: legacy::Uses::default() }
     }
 
     /// The keys.
@@ -86,6 +88,11 @@ impl Authenticator {
     /// What tokens are for when nothing else is said.
     pub fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+
+    /// The uses of lasting tokens that are to be written.
+    pub(crate) fn uses(&self) -> &legacy::Uses {
+        &self.uses
     }
 
     /// Who sent a request.
@@ -129,7 +136,7 @@ impl Authenticator {
         lookups: &dyn Lookups,
     ) -> Option<(Identity, Vec<String>)> {
         let verified = self.verified(token)?;
-        let audiences = verified.judge(token, lookups, audiences)?;
+        let audiences = verified.judge(token, lookups, audiences, &self.uses)?;
         Some((verified.identity(), audiences))
     }
 

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
+use super::legacy::Uses;
 use crate::identity::Identity;
 use crate::limits;
 use crate::lookups::Lookups;
@@ -148,7 +149,13 @@ impl Verified {
 
     /// Whether the token holds now: its time, its account and what it is bound to. Gives the audiences that are
     /// both asked for and its own; a token of a Secret is for any.
-    pub(super) fn judge(&self, token: &str, lookups: &dyn Lookups, wanted: &[String]) -> Option<Vec<String>> {
+    pub(super) fn judge(
+        &self,
+        token: &str,
+        lookups: &dyn Lookups,
+        wanted: &[String],
+        uses: &Uses,
+    ) -> Option<Vec<String>> {
         let now = lookups.now().as_second();
         if now < self.not_before || self.expires.is_some_and(|expires| now >= expires) {
             return None;
@@ -166,7 +173,7 @@ impl Verified {
             return None;
         }
         if self.legacy {
-            self.secret_has(token, lookups)?
+            self.secret_has(token, lookups, uses)?
         } else {
             self.are_bound(lookups, now)?
         }
@@ -193,13 +200,18 @@ impl Verified {
 
     /// Whether the Secret of a lasting token is there and still holds this one: who changes or deletes it, or marks
     /// it as invalid, ends the token.
-    fn secret_has(&self, token: &str, lookups: &dyn Lookups) -> Option<()> {
+    fn secret_has(&self, token: &str, lookups: &dyn Lookups, uses: &Uses) -> Option<()> {
         let secret = lookups.get(&names::SECRETS, &self.namespace, &self.bindings.first()?.name)?;
-        if secret.is_deleting() || secret.label(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+        if secret.is_deleting() {
             return None;
         }
         let held = STANDARD.decode(secret.to_tree().str_at(&["data", "token"])?).ok()?;
-        (held == token.as_bytes()).then_some(())
+        if held != token.as_bytes() {
+            return None;
+        }
+        // Who tries an invalidated one shows that it is still in use.
+        uses.note(&secret, lookups.now());
+        secret.label(INVALID_SINCE).is_none_or(str::is_empty).then_some(())
     }
 
     /// Whether an object has been deleted and only waits to go. A bound token holds for a while longer, so that pods
@@ -291,10 +303,13 @@ mod tests {
     fn a_token_holds_while_its_pod_and_its_time_do() {
         let wanted = ["here".to_owned(), "there".to_owned()];
         let token = Verified::read(&claims(600), "me").unwrap();
-        assert_eq!(token.judge("", &state("2"), &wanted), Some(vec!["here".to_owned()]));
-        assert_eq!(token.judge("", &state("3"), &wanted), None);
-        assert_eq!(token.judge("", &state("2"), &["there".to_owned()]), None);
-        assert_eq!(Verified::read(&claims(-1), "me").unwrap().judge("", &state("2"), &wanted), None);
+        assert_eq!(token.judge("", &state("2"), &wanted, &Uses::default()), Some(vec!["here".to_owned()]));
+        assert_eq!(token.judge("", &state("3"), &wanted, &Uses::default()), None);
+        assert_eq!(token.judge("", &state("2"), &["there".to_owned()], &Uses::default()), None);
+        assert_eq!(
+            Verified::read(&claims(-1), "me").unwrap().judge("", &state("2"), &wanted, &Uses::default()),
+            None
+        );
         assert!(Verified::read(&claims(600), "other").is_none());
         let mut eternal = claims(600);
         eternal.remove(&["exp"]);
@@ -314,8 +329,8 @@ mod tests {
             Fake::new(vec![(names::SERVICE_ACCOUNTS, account), (names::PODS, pod)])
         };
         let here = ["here".to_owned()];
-        assert!(token.judge("", &deleted("1969-12-31T23:59:30Z"), &here).is_some());
-        assert!(token.judge("", &deleted("1969-12-31T23:58:30Z"), &here).is_none());
+        assert!(token.judge("", &deleted("1969-12-31T23:59:30Z"), &here, &Uses::default()).is_some());
+        assert!(token.judge("", &deleted("1969-12-31T23:58:30Z"), &here, &Uses::default()).is_none());
     }
 
     #[test]
@@ -340,12 +355,12 @@ mod tests {
             Fake::new(vec![(names::SERVICE_ACCOUNTS, account), (names::SECRETS, secret)])
         };
         let wanted = ["any".to_owned()];
-        assert_eq!(token.judge("words", &state("1", &[]), &wanted), Some(wanted.to_vec()));
-        assert_eq!(token.judge("other", &state("1", &[]), &wanted), None);
-        assert_eq!(token.judge("words", &state("3", &[]), &wanted), None);
+        assert_eq!(token.judge("words", &state("1", &[]), &wanted, &Uses::default()), Some(wanted.to_vec()));
+        assert_eq!(token.judge("other", &state("1", &[]), &wanted, &Uses::default()), None);
+        assert_eq!(token.judge("words", &state("3", &[]), &wanted, &Uses::default()), None);
         for path in [&["metadata", "deletionTimestamp"][..], &["metadata", "labels", INVALID_SINCE]] {
             let ended = state("1", &[(path, "1970-01-01T00:00:00Z")]);
-            assert_eq!(token.judge("words", &ended, &wanted), None, "{path:?}");
+            assert_eq!(token.judge("words", &ended, &wanted, &Uses::default()), None, "{path:?}");
         }
         let mut others = claims.clone();
         others.set(&["sub"], "system:serviceaccount:n:b");

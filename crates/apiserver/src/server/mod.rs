@@ -23,6 +23,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use wire::serve::ConnectionInfo;
 use wire::{Body, Request, Response};
 
+use crate::authn::legacy;
 use crate::authz::Attributes;
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -84,7 +85,9 @@ impl Gate {
 }
 
 async fn answer(gate: &Arc<Gate>, request: Request, connection: &ConnectionInfo) -> Result<Response, Status> {
-    let identity = gate.authenticator().identify(request.headers(), connection, gate.storage())?;
+    let identity = gate.authenticator().identify(request.headers(), connection, gate.storage());
+    legacy::write_uses(gate);
+    let identity = identity?;
     let uri = request.uri().clone();
     let query = Query::new(uri.query().unwrap_or_default());
     let route = route(request.method(), uri.path(), &query);

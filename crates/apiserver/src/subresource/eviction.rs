@@ -42,6 +42,8 @@ pub(super) async fn create(
     let delete_options = eviction.get("deleteOptions").unwrap_or(&empty);
     let mut deletion = query::delete_options(query::Query::new(""), Some(delete_options))?;
     deletion.dry_run |= options.dry_run;
+    // An eviction is the ordinary deletion of a pod that can be read.
+    deletion.ignore_read_error = false;
     let pods = Target::new(&names::PODS, &target.namespace, &target.name);
     loop {
         let pod = gate.storage().require(kind, &target.namespace, &target.name)?;

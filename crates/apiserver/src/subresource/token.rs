@@ -45,14 +45,12 @@ pub(super) fn create(
         .iter()
         .filter_map(|audience| audience.as_str().map(str::to_owned))
         .collect();
-    let bindings = bindings(gate, target, &tree)?;
+    let Bound { bindings, pod } = bound(gate, target, &tree)?;
     if let Some(node) = caller.identity.node_name() {
         let uid = tree.str_at(&["spec", "boundObjectRef", "uid"]).unwrap_or_default();
-        let name = tree.str_at(&["spec", "boundObjectRef", "name"]).unwrap_or_default();
-        let pod = gate.storage().get(&names::PODS, &target.namespace, name).map(|pod| pod.to_tree());
         check_node(node, uid, &bindings)
             .map_err(str::to_owned)
-            .and_then(|()| check_audience(node, &audiences, &pod.unwrap_or_default()))
+            .and_then(|()| check_audience(node, &audiences, &pod))
             .map_err(|why| Status::forbidden(&kind.group_resource, &target.name, &why))?;
     }
     if audiences.is_empty() {
@@ -136,11 +134,19 @@ fn check_seconds(seconds: i64) -> Result<(), Status> {
     ))
 }
 
-/// What the token is bound to: a pod (and with it its node), a secret or a node.
-fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, Status> {
+/// What a token is bound to.
+#[derive(Default)]
+struct Bound {
+    /// A pod (and with it its node), a secret or a node.
+    bindings: Vec<Binding>,
+    /// The pod, if it is one.
+    pod: Value,
+}
+
+fn bound(gate: &Gate, target: &Target, tree: &Value) -> Result<Bound, Status> {
     let Some(reference) = tree.at(&["spec", "boundObjectRef"]).filter(|reference| !reference.is_null())
     else {
-        return Ok(Vec::new());
+        return Ok(Bound::default());
     };
     let text = |key: &str| reference.str_at(&[key]).unwrap_or_default();
     let (name, uid) = (text("name"), text("uid"));
@@ -167,8 +173,9 @@ fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, 
         return Err(Status::conflict(&resource.group_resource(), name, &why));
     }
     let mut bindings = vec![Binding { kind, name: name.into(), uid: object.uid().into() }];
+    let mut pod = Value::Null;
     if kind == "pod" {
-        let pod = object.to_tree();
+        pod = object.to_tree();
         let account = pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default();
         if account != target.name.as_str() {
             return Err(Status::bad_request(format!(
@@ -181,7 +188,7 @@ fn bindings(gate: &Gate, target: &Target, tree: &Value) -> Result<Vec<Binding>, 
             bindings.push(Binding { kind: "node", name: node.into(), uid: uid.unwrap_or_default() });
         }
     }
-    Ok(bindings)
+    Ok(Bound { bindings, pod })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{Outcome, delete, list};
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::kinds::Kind;
-use crate::limits;
+use crate::{limits, query};
 
 /// Deletes what a list shows, some at a time. The first failure ends it.
 pub async fn delete(
@@ -22,6 +22,7 @@ pub async fn delete(
     list_options: &ListOptions,
     options: &DeleteOptions,
 ) -> Result<Outcome, Status> {
+    query::refuse_unreadable_collection(options)?;
     delete::warn_of_dependents(caller, kind, options);
     let shown = list::list(gate, kind, collection, list_options)?;
     let mut deletions = futures::stream::iter(shown.items.clone().into_iter().map(|object: Arc<Object>| {

@@ -7,7 +7,7 @@ use api::status::{Cause, OBJECT_MODIFIED, Reason, Status};
 use api::value::{Str, Value};
 use store::{Expectation, Transaction};
 
-use super::{Outcome, causes, commit_companions};
+use super::{Outcome, causes, commit_companions, owners};
 use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -61,6 +61,7 @@ pub async fn create_tree(
     let generates =
         name.is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|base| !base.is_empty());
     unset(&mut object);
+    owners::keep_once(&mut object, false, caller);
     managed::on_create(kind, &mut object, caller.manager(&options.field_manager), gate.now())?;
     for attempt in 1.. {
         let last = !generates || attempt >= limits::NAME_ATTEMPTS;

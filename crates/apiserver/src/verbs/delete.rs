@@ -48,6 +48,9 @@ pub async fn delete(
     let mut turn = None;
     loop {
         let stored = storage.require(kind, &target.namespace, name)?;
+        if options.ignore_read_error {
+            return Err(readable(kind, target));
+        }
         check_preconditions(kind, &stored, options)?;
         let tree = stored.to_tree();
         let context = Context {
@@ -80,6 +83,16 @@ pub async fn delete(
             Err(Failure::Status(status)) => return Err(status),
         }
     }
+}
+
+/// Who wants to delete only what cannot be read is told that this can: the store opens with nothing else in it.
+fn readable(kind: &Kind, target: &Target) -> Status {
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is \
+         not allowed because the object is decodable from storage",
+        Storage::key(kind, &target.namespace, &target.name)
+    );
+    Status::conflict(&kind.group_resource, &target.name, &why)
 }
 
 /// Tells a client who does not say what becomes of dependents, where that may surprise.

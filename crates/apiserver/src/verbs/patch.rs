@@ -6,7 +6,7 @@ use api::status::{Reason, Status};
 use api::validation::cause::quoted;
 use api::value::{Value, parse_tracking_duplicates};
 
-use super::Outcome;
+use super::{Outcome, owners};
 use super::write::Change;
 use crate::caller::Caller;
 use crate::codec;
@@ -43,8 +43,9 @@ pub async fn patch(
             if strict && !doubled.is_empty() {
                 read = Err(with_doubled(read, &doubled));
             }
-            let new = read.map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
+            let mut new = read.map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
             keep_uid(kind, &new, old)?;
+            owners::keep_once(&mut new, true, caller);
             Ok(new)
         })
         .await

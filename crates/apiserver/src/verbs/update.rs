@@ -4,7 +4,7 @@ use api::interface::{Target, WriteOptions};
 use api::status::Status;
 
 use super::write::Change;
-use super::{Outcome, create};
+use super::{Outcome, create, owners};
 use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
@@ -19,7 +19,8 @@ pub async fn update(
     body: &[u8],
     options: &WriteOptions,
 ) -> Result<Outcome, Status> {
-    let object = codec::decode(kind, body, options, caller)?;
+    let mut object = codec::decode(kind, body, options, caller)?;
+    owners::keep_once(&mut object, false, caller);
     let there = gate.storage().read(kind, &target.namespace, &target.name).is_some();
     if !there && target.subresource.is_empty() && kind.strategy.allows_create_on_update() {
         return create::create_tree(gate, caller, kind, target, object, options).await;

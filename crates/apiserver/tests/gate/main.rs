@@ -3,6 +3,7 @@
 mod crowds;
 mod harness;
 mod objects;
+mod options;
 mod proxy;
 mod refusals;
 mod rights;

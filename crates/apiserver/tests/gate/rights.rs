@@ -2,8 +2,10 @@
 
 use api::interface::{Call, GetOptions, Target};
 use api::names;
-use apiserver::Identity;
 use apiserver::authn::Keys as _;
+use apiserver::{Identity, Lookups as _};
+use std::time::Duration;
+
 use http::Method;
 
 use crate::harness::World;
@@ -96,6 +98,27 @@ async fn the_token_in_a_secret_holds_while_secret_and_account_are_there() {
     let name = itself.str_at(&["status", "userInfo", "username"]);
     assert_eq!(name, Some("system:serviceaccount:default:robot"));
     let path = format!("{secrets}/robot-token");
+    // The day of the use is written beside the request, once.
+    let today = world.gate.storage().now().to_string()[..10].to_owned();
+    let labelled = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let secret = admin.get(&path).await.expect(200);
+            match secret.str_at(&["metadata", "labels", "kubernetes.io/legacy-token-last-used"]) {
+                Some(day) => break (day.to_owned(), secret),
+                None => tokio::task::yield_now().await,
+            }
+        }
+    });
+    let (day, secret) = labelled.await.expect("the day is written");
+    assert_eq!(day, today);
+    let owners = secret.array_at(&["metadata", "managedFields"]).iter();
+    assert!(owners.clone().any(|entry| entry.str_at(&["manager"]) == Some("kube-apiserver")));
+    for _ in 0..20 {
+        robot.post(selves, "{}").await.expect(201);
+    }
+    let revision =
+        |secret: &api::value::Value| secret.str_at(&["metadata", "resourceVersion"]).map(str::to_owned);
+    assert_eq!(revision(&admin.get(&path).await.expect(200)), revision(&secret), "one write a day");
     let invalid = r#"{"metadata":{"labels":{"kubernetes.io/legacy-token-invalid-since":"2026-01-01"}}}"#;
     admin.merge(&path, invalid).await.expect(200);
     assert_eq!(robot.post(selves, "{}").await.message(401), "Unauthorized");

@@ -149,6 +149,8 @@ pub(crate) fn open<R: Record>(options: Options, decode: Decode<R>) -> Result<Ope
     for name in replayed.unfinished.iter().filter(|name| **name != awaited) {
         disk.remove(name).map_err(failed(&*disk, name, "removed"))?;
     }
+    // A process that was killed may have given a file its name and not made that durable; older ones go below.
+    disk.sync().map_err(failed(&*disk, "", "synced"))?;
     let recovery = Recovery {
         revision: replayed.revision,
         keys: replayed.live.len(),

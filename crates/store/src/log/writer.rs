@@ -60,8 +60,10 @@ impl Writer {
                 let mut file = disk.open(&files::name(FileKind::Segment, header.number))?;
                 if torn_bytes > 0 {
                     file.truncate(offset)?;
-                    file.sync()?;
                 }
+                // A process that was killed may have left a whole frame that is not durable yet. What is shown from now
+                // on must be, and so must what the mark says.
+                file.sync()?;
                 let allocated = file.size()?;
                 (header, file, offset, allocated)
             }

@@ -220,7 +220,7 @@ mod tests {
 
     fn event(revision: u64, size: usize) -> Arc<Event<Value>> {
         let entry = Arc::new(Entry {
-            key: Key::namespaced(&Resource::new("pods"), "a", &revision.to_string()),
+            key: Key::namespaced(&Resource::new("pods"), "a", revision.to_string()),
             created: Revision(revision),
             modified: Revision(revision),
             version: 1,

@@ -1,17 +1,21 @@
 //! An object as everybody shares it.
 
+mod indexed;
+
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::names::GroupVersionKind;
 use crate::status::Status;
 use crate::value::{Str, Value, write_number, write_string};
+
+pub use indexed::{Indexed, Owner};
 
 /// How every body begins. The resource version goes right behind it when the object is written out.
 const BODY_START: &[u8] = br#"{"metadata":{"#;
@@ -28,112 +32,15 @@ const BODY_USUAL_BYTES: usize = 8 * 1024;
 pub struct Object {
     kind: Arc<GroupVersionKind>,
     revision: u64,
-    namespace: Str,
-    name: Str,
-    uid: Str,
-    deleting: bool,
-    labels: Box<[(Str, Str)]>,
-    owners: Box<[Owner]>,
-    fields: Box<[(Str, Str)]>,
+    indexed: Indexed,
     body: Bytes,
     beside: OnceLock<Box<dyn Any + Send + Sync>>,
-}
-
-/// What generic code asks of an object, read out of it once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Indexed {
-    namespace: Str,
-    name: Str,
-    uid: Str,
-    deleting: bool,
-    labels: Box<[(Str, Str)]>,
-    owners: Box<[Owner]>,
-    fields: Box<[(Str, Str)]>,
-}
-
-/// One entry of `metadata.ownerReferences`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// As `apps/v1`.
-    pub api_version: Str,
-    /// As `ReplicaSet`.
-    pub kind: Str,
-    /// Name of the owner.
-    pub name: Str,
-    /// Its uid.
-    pub uid: Str,
-    /// Whether it is the managing controller.
-    pub controller: bool,
-    /// Whether foreground deletion of the owner waits for this object.
-    pub block_owner_deletion: bool,
 }
 
 /// Why bytes are not an object.
 #[derive(Debug, thiserror::Error)]
 #[error("the stored body of an object cannot be read: {0}; it was not written by this program")]
 pub struct BodyError(String);
-
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    metadata: Metadata<'a>,
-}
-
-/// Only what is indexed; strings borrow from the body where they carry no escapes.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata<'a> {
-    #[serde(borrow, default)]
-    namespace: Cow<'a, str>,
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    uid: Cow<'a, str>,
-    #[serde(default)]
-    deletion_timestamp: Option<IgnoredAny>,
-    #[serde(default, deserialize_with = "pairs")]
-    labels: Vec<(Str, Str)>,
-    #[serde(default)]
-    owner_references: Vec<OwnerReference>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OwnerReference {
-    api_version: Str,
-    kind: Str,
-    name: Str,
-    uid: Str,
-    #[serde(default)]
-    controller: Option<bool>,
-    #[serde(default)]
-    block_owner_deletion: Option<bool>,
-}
-
-fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str, Str)>, D::Error> {
-    struct Pairs;
-    impl<'de> Visitor<'de> for Pairs {
-        type Value = Vec<(Str, Str)>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a map of strings")
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-            let mut pairs = Vec::new();
-            while let Some(pair) = access.next_entry()? {
-                pairs.push(pair);
-            }
-            pairs.sort();
-            Ok(pairs)
-        }
-    }
-    deserializer.deserialize_any(Pairs)
-}
 
 /// Finds one member and passes over the others.
 struct Member<'a>(&'a str);
@@ -209,20 +116,7 @@ impl Object {
     /// From a body and what was read out of it, or out of the tree that it was written from, before.
     pub fn of_parts(kind: Arc<GroupVersionKind>, revision: u64, body: Bytes, indexed: Indexed) -> Self {
         debug_assert!(body.starts_with(BODY_START), "bodies are what `body_of` writes");
-        let Indexed { namespace, name, uid, deleting, labels, owners, fields } = indexed;
-        Self {
-            kind,
-            revision,
-            namespace,
-            name,
-            uid,
-            deleting,
-            labels,
-            owners,
-            fields,
-            beside: OnceLock::new(),
-            body,
-        }
+        Self { kind, revision, indexed, body, beside: OnceLock::new() }
     }
 
     /// From a whole tree, as an HTTP client gets it: envelope and resource version are taken from the tree.
@@ -246,53 +140,54 @@ impl Object {
 
     /// `metadata.namespace`; empty where the kind has none.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.indexed.namespace
     }
 
     /// `metadata.name`.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.indexed.name
     }
 
     /// `metadata.uid`.
     pub fn uid(&self) -> &str {
-        &self.uid
+        &self.indexed.uid
     }
 
     /// Whether `metadata.deletionTimestamp` is set.
     pub fn is_deleting(&self) -> bool {
-        self.deleting
+        self.indexed.deleting
     }
 
     /// `metadata.labels`, sorted by key.
     pub fn labels(&self) -> &[(Str, Str)] {
-        &self.labels
+        self.indexed.labels()
     }
 
     /// The label `key`.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .binary_search_by(|(other, _)| other.as_str().cmp(key))
-            .ok()
-            .map(|at| self.labels[at].1.as_str())
+        let labels = self.labels();
+        let at = labels.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok()?;
+        Some(labels[at].1.as_str())
     }
 
     /// `metadata.ownerReferences`.
     pub fn owners(&self) -> &[Owner] {
-        &self.owners
+        &self.indexed.owners
     }
 
     /// The managing controller among the owners.
     pub fn controller(&self) -> Option<&Owner> {
-        self.owners.iter().find(|owner| owner.controller)
+        self.owners().iter().find(|owner| owner.controller)
     }
 
     /// The value of a selectable field; every kind has `metadata.name` and `metadata.namespace`.
     pub fn field(&self, path: &str) -> Option<&str> {
         match path {
-            "metadata.name" => Some(&self.name),
-            "metadata.namespace" => Some(&self.namespace),
-            _ => self.fields.iter().find(|(other, _)| other == path).map(|(_, value)| value.as_str()),
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => {
+                self.indexed.fields().iter().find(|(other, _)| other == path).map(|(_, value)| value.as_str())
+            }
         }
     }
 
@@ -391,86 +286,10 @@ impl Object {
     fn unreadable(&self, error: &serde_json::Error) -> Status {
         Status::internal(format_args!(
             "{} {}/{} cannot be viewed as its kind: {error}",
-            self.kind.kind, self.namespace, self.name
+            self.kind.kind,
+            self.namespace(),
+            self.name()
         ))
-    }
-}
-
-impl Indexed {
-    /// Reads it out of a body. `fields` are the values of the kind's selectable fields, in the kind's order.
-    pub fn of_body(body: &[u8], fields: Vec<(Str, Str)>) -> Result<Self, BodyError> {
-        if !body.starts_with(BODY_START) {
-            return Err(BodyError("it does not begin with metadata".to_owned()));
-        }
-        let Body { metadata } = serde_json::from_slice(body).map_err(|error| BodyError(error.to_string()))?;
-        Ok(Self {
-            namespace: metadata.namespace.into(),
-            name: metadata.name.into(),
-            uid: metadata.uid.into(),
-            deleting: metadata.deletion_timestamp.is_some(),
-            labels: metadata.labels.into(),
-            owners: metadata.owner_references.into_iter().map(Owner::from).collect(),
-            fields: fields.into(),
-        })
-    }
-
-    /// Reads it out of the tree that a body is written from: the same, without reading the body again.
-    pub fn of_tree(tree: &Value, fields: Vec<(Str, Str)>) -> Self {
-        let empty = Value::object();
-        let metadata = tree.get("metadata").unwrap_or(&empty);
-        let text = |value: &Value, key: &str| -> Str {
-            value.get(key).and_then(Value::as_str).unwrap_or_default().into()
-        };
-        let labels =
-            metadata.get("labels").and_then(Value::as_object).into_iter().flat_map(crate::value::Map::iter);
-        let owners = metadata.get("ownerReferences").and_then(Value::as_array).unwrap_or(&[]).iter();
-        Self {
-            namespace: text(metadata, "namespace"),
-            name: text(metadata, "name"),
-            uid: text(metadata, "uid"),
-            deleting: metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null()),
-            // A map is sorted by key.
-            labels: labels
-                .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().into()))
-                .collect(),
-            owners: owners
-                .map(|owner| Owner {
-                    api_version: text(owner, "apiVersion"),
-                    kind: text(owner, "kind"),
-                    name: text(owner, "name"),
-                    uid: text(owner, "uid"),
-                    controller: owner.get("controller").and_then(Value::as_bool).unwrap_or_default(),
-                    block_owner_deletion: owner
-                        .get("blockOwnerDeletion")
-                        .and_then(Value::as_bool)
-                        .unwrap_or_default(),
-                })
-                .collect(),
-            fields: fields.into(),
-        }
-    }
-
-    /// `metadata.labels`, sorted by key.
-    pub fn labels(&self) -> &[(Str, Str)] {
-        &self.labels
-    }
-
-    /// The values of selectable fields.
-    pub fn fields(&self) -> &[(Str, Str)] {
-        &self.fields
-    }
-}
-
-impl From<OwnerReference> for Owner {
-    fn from(reference: OwnerReference) -> Self {
-        Self {
-            api_version: reference.api_version,
-            kind: reference.kind,
-            name: reference.name,
-            uid: reference.uid,
-            controller: reference.controller.unwrap_or_default(),
-            block_owner_deletion: reference.block_owner_deletion.unwrap_or_default(),
-        }
     }
 }
 
