@@ -60,10 +60,7 @@ pub fn kernel() -> anyhow::Result<()> {
             );
         }
     }
-    let rules = net::instance::Instance::new("check")
-        .map_err(anyhow::Error::from)
-        .and_then(|instance| Ok(net::rules::Rules::open(&instance)?.loaded().map(|_| ())?));
-    rules.context("the kernel has no nftables: load it (\"modprobe nf_tables\") or enable CONFIG_NF_TABLES")
+    Ok(net::rules::trial()?)
 }
 
 /// The capabilities that a node cannot do without, of those that `/proc/self/status` does not show as effective.

@@ -28,11 +28,11 @@ const NFNL_BATCH_GENID: u16 = 1;
 
 pub(super) const FAMILY_IPV4: u8 = 2;
 /// IANA's numbers of the hooks' places in the stack (linux/netfilter.h).
-const HOOK_PREROUTING: u32 = 0;
+pub(super) const HOOK_PREROUTING: u32 = 0;
 const HOOK_INPUT: u32 = 1;
 const HOOK_FORWARD: u32 = 2;
 const HOOK_OUTPUT: u32 = 3;
-const HOOK_POSTROUTING: u32 = 4;
+pub(super) const HOOK_POSTROUTING: u32 = 4;
 
 const SET_MAP: u32 = 0x8;
 const SET_TIMEOUT: u32 = 0x10;
@@ -81,6 +81,13 @@ pub(super) fn transaction(mut batch: Batch, generation: Option<u32>, fill: impl 
     batch
 }
 
+/// A transaction without its end: the kernel tries all of it, says what it refuses, and takes it back.
+pub(super) fn unfinished(mut batch: Batch, fill: impl FnOnce(&mut Batch)) -> Batch {
+    batch.message(NFNL_MSG_BATCH_BEGIN, 0, &[0, 0, 0, 10], |_| ());
+    fill(&mut batch);
+    batch
+}
+
 /// Writes the messages of one table.
 pub(super) struct Writer<'a> {
     pub(super) batch: &'a mut Batch,
@@ -93,6 +100,18 @@ impl Writer<'_> {
         for (kind, flags) in [(NFT_MSG_NEWTABLE, NLM_F_CREATE), (NFT_MSG_DELTABLE, 0)] {
             self.batch.message(kind, flags, &header(FAMILY_IPV4), |m| m.string(1, self.table));
         }
+    }
+
+    /// A table with nothing in it.
+    pub(super) fn trial_table(&mut self) {
+        self.batch.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, &header(FAMILY_IPV4), |m| m.string(1, self.table));
+    }
+
+    /// A table with one chain, which may be a base chain of a type, hook and priority, and one rule in it.
+    pub(super) fn trial_chain(&mut self, hook: Option<(&str, u32, i32)>, rule: &Rule) {
+        self.trial_table();
+        self.chain("trial", hook);
+        self.rule("trial", rule);
     }
 
     /// Makes the table with all that does not depend on Services.

@@ -11,6 +11,7 @@ mod dump;
 mod encode;
 mod expression;
 mod ruleset;
+mod trial;
 
 use rustix::io::Errno;
 use thiserror::Error;
@@ -21,6 +22,7 @@ pub use encode::AFFINITY_MAX_ENTRIES;
 pub use ruleset::{
     Affinity, Endpoint, Filter, Frame, Ruleset, ServiceKey, TrafficPolicy, VirtualService, keep_places,
 };
+pub use trial::{TrialError, trial};
 
 use crate::instance::Instance;
 use crate::netlink::{NetlinkError, Socket, Subsystem, refused};
