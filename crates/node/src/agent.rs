@@ -35,6 +35,8 @@ pub struct Agent {
     context: Arc<Context>,
     pods: Arc<Mirror>,
     workers: Mutex<BTreeMap<Str, Arc<Worker>>>,
+    /// Held while a change is taken in.
+    hearing: Mutex<()>,
     empty: Notify,
 }
 
@@ -47,7 +49,8 @@ impl Agent {
     /// An agent that is told of pods by the API server, beginning with those whose sandboxes an earlier agent has
     /// left. `pods` is of [`pods_of`] this node. Call [`Agent::start`] once.
     pub fn new(context: Arc<Context>, pods: Arc<Mirror>) -> Arc<Self> {
-        Arc::new(Self { context, pods, workers: Mutex::default(), empty: Notify::new() })
+        let (workers, hearing) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { context, pods, workers, hearing, empty: Notify::new() })
     }
 
     /// The pods of this node as the API server has them.
@@ -194,9 +197,12 @@ impl Agent {
                 agent.changed(change);
             }
         });
-        // What happened between the list above and the listener.
+        // What happened between the list above and the listener: pods came, changed and went.
         for object in self.pods.list("") {
             self.changed(&Change { old: None, new: Some(object) });
+        }
+        for worker in self.workers() {
+            self.changed(&Change { old: Some(worker.desired().object), new: None });
         }
     }
 
@@ -228,32 +234,36 @@ impl Agent {
         });
     }
 
+    /// Something has happened to a pod. How it is now is asked for, one after the other: whoever tells of a change later
+    /// may tell of an older one.
     fn changed(self: &Arc<Self>, change: &Change) {
+        let _one_at_a_time = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(named) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        let now = self.pods.get(named.namespace(), named.name());
         // A pod made anew under its name is another pod.
-        let old =
-            change.old.as_ref().filter(|old| change.new.as_ref().is_none_or(|new| new.uid() != old.uid()));
-        if let Some(old) = old {
-            let worker = self.lock().get(old.uid()).cloned();
-            if let Some(worker) = worker {
+        for side in [&change.old, &change.new].into_iter().flatten() {
+            let is_gone = now.as_ref().is_none_or(|now| now.uid() != side.uid());
+            let worker = self.lock().get(side.uid()).cloned();
+            if let Some(worker) = worker.filter(|_| is_gone) {
                 let desired = worker.desired();
                 worker.update(Desired { vanished: true, ..desired });
             }
         }
-        let Some(object) = &change.new else { return };
+        let Some(object) = now else { return };
         let worker = self.lock().get(object.uid()).cloned();
         match worker {
             Some(worker) => {
-                if let Some(pod) = view::<core::Pod>(object) {
+                if let Some(pod) = view::<core::Pod>(&object) {
                     let before = worker.desired();
                     let labels_changed = before.pod.metadata.labels != pod.metadata.labels
                         || before.pod.metadata.annotations != pod.metadata.annotations;
-                    worker.update(Desired { object: object.clone(), pod, vanished: false });
+                    worker.update(Desired { object, pod, vanished: false });
                     if labels_changed {
                         worker.refresh();
                     }
                 }
             }
-            None => self.begin_one(object.clone(), None),
+            None => self.begin_one(object, None),
         }
     }
 
@@ -275,7 +285,6 @@ impl Agent {
     /// Directories of pods that went while nobody looked.
     async fn sweep_now_and_then(&self, stop: &Stop) {
         loop {
-            let known: Vec<String> = self.lock().keys().map(ToString::to_string).collect();
             for (directory, uid_of) in [
                 (&self.context.settings.pods_dir, (|name: &str| name.to_owned()) as fn(&str) -> String),
                 (&self.context.settings.logs_dir, |name: &str| {
@@ -285,7 +294,8 @@ impl Agent {
                 let Ok(entries) = std::fs::read_dir(directory) else { continue };
                 for entry in entries.flatten() {
                     let Ok(name) = entry.file_name().into_string() else { continue };
-                    if !known.contains(&uid_of(&name)) {
+                    // A pod is known before it has a directory, so one that begins meanwhile is not met here.
+                    if !self.lock().contains_key(uid_of(&name).as_str()) {
                         let path = entry.path();
                         let removed = tokio::task::spawn_blocking(move || crate::volume::remove(&path)).await;
                         if let Ok(Err(error)) = removed {

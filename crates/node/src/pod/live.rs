@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use sandbox::{Phase, Sandbox};
 
-use crate::pod::machine::{self, Attempt, Part, Seen, Wanted};
+use crate::pod::machine::{self, Attempt, Part, Seen, Step, Wanted};
 use crate::pod::records::Kept;
 use crate::pod::status::{ContainerFacts, ContainerState, Ended};
 
@@ -24,6 +24,8 @@ const LOST_CODE: i32 = 137;
 pub struct Live {
     /// Volumes.
     pub volumes: Part,
+    /// Something in them has changed while they were being written.
+    pub volumes_outdated: bool,
     /// Where they lie.
     pub volume_paths: BTreeMap<String, PathBuf>,
     /// The sandbox.
@@ -185,6 +187,37 @@ impl Live {
         Seen { volumes: self.volumes, sandbox: self.sandbox, containers: containers.collect() }
     }
 
+    /// A step is under way from now on.
+    pub fn take_up(&mut self, step: &Step) {
+        match step {
+            Step::PrepareVolumes => self.volumes = Part::Busy,
+            Step::CreateSandbox => self.sandbox = Part::Busy,
+            Step::EnsureImage(name) => self.container(name).image = Part::Busy,
+            Step::Start { name, .. } | Step::Stop { name, .. } => self.container(name).busy = true,
+            Step::Dismantle => (self.volumes, self.sandbox) = (Part::Busy, Part::Busy),
+        }
+    }
+
+    /// A step ended without a word; it is decided anew, not before `retry_at`.
+    pub fn give_up(&mut self, step: &Step, retry_at: Timestamp) {
+        let failed = Part::Failed(retry_at);
+        match step {
+            Step::PrepareVolumes => self.volumes = failed,
+            Step::CreateSandbox => self.sandbox = failed,
+            Step::EnsureImage(name) => self.container(name).image = failed,
+            Step::Start { name, .. } => {
+                let container = self.container(name);
+                (container.busy, container.image) = (false, failed);
+            }
+            Step::Stop { name, .. } => self.container(name).busy = false,
+            Step::Dismantle => (self.volumes, self.sandbox) = (failed, failed),
+        }
+    }
+
+    fn container(&mut self, name: &str) -> &mut LiveContainer {
+        self.containers.entry(name.to_owned()).or_default()
+    }
+
     /// Takes in what the sandbox says now. Returns the attempts that have ended since.
     pub fn observe(&mut self, uid: &str, state: &sandbox::State, now: Timestamp) -> Vec<(String, u32)> {
         let mut ended = Vec::new();
@@ -328,4 +361,33 @@ fn crash_loop(streak: u32, name: &str, pod: &core::Pod, uid: &str) -> String {
     let (pod_name, namespace) =
         (metadata.name.as_deref().unwrap_or_default(), metadata.namespace.as_deref().unwrap_or_default());
     format!("back-off {delay} restarting failed container={name} pod={pod_name}_{namespace}({uid})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_given_up_holds_up_nothing() {
+        let name = "web".to_owned();
+        let steps = [
+            Step::PrepareVolumes,
+            Step::CreateSandbox,
+            Step::EnsureImage(name.clone()),
+            Step::Start { name: name.clone(), restarts: 0 },
+            Step::Stop { name, grace: Duration::ZERO, pod_ends: false },
+            Step::Dismantle,
+        ];
+        for step in steps {
+            let mut live = Live::default();
+            let is_held_up = |live: &Live| {
+                let container = live.containers.values().any(|live| live.busy || live.image == Part::Busy);
+                container || live.volumes == Part::Busy || live.sandbox == Part::Busy
+            };
+            live.take_up(&step);
+            assert!(is_held_up(&live), "{step:?}");
+            live.give_up(&step, Timestamp::UNIX_EPOCH);
+            assert!(!is_held_up(&live), "{step:?}");
+        }
+    }
 }

@@ -105,8 +105,13 @@ impl Worker {
         }
         if failure.is_none() {
             self.context.network.release(&self.uid);
-            let directory = self.directory();
-            let removed = tokio::task::spawn_blocking(move || crate::volume::remove(&directory)).await;
+            let worker = self.clone();
+            let removed = tokio::task::spawn_blocking(move || {
+                // Who writes volumes has done so, or sees that they are not wanted any more.
+                let _turn = worker.disk_turn();
+                crate::volume::remove(&worker.directory())
+            })
+            .await;
             failure = match removed {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),

@@ -20,51 +20,79 @@ const TOKEN_RENEWAL_PERCENT: i64 = 80;
 /// Wait before a token that could not be renewed is asked for again.
 const TOKEN_RETRY: Duration = Duration::from_secs(10);
 
+/// Why volumes are written.
+#[derive(Clone, Copy, PartialEq)]
+enum Occasion {
+    /// The pod needs them before it goes on.
+    Step,
+    /// Something in them has changed. Of no use for a pod that is taken down meanwhile.
+    Refresh,
+}
+
 impl Worker {
     pub(super) async fn prepare_volumes(self: &Arc<Self>, desired: &Desired) {
         let (maps, secrets) = volume::references(&desired.pod);
         self.context.references.ensure(&self.uid, desired.object.namespace(), &maps, &secrets).await;
-        let (paths, errors) = self.write_volumes(desired).await;
+        let (paths, errors) = self.write_volumes(desired, Occasion::Step).await;
         let retry_at = self.context.clock.now() + RETRY;
         for error in &errors {
             let unsupported = matches!(error, VolumeError::Unsupported { .. });
             let reason = if unsupported { "UnsupportedVolume" } else { "FailedMount" };
             self.note(None, true, reason, error.to_string());
         }
-        self.change(|live| {
+        let outdated = self.change(|live| {
             if errors.is_empty() {
                 (live.volume_paths, live.volumes) = (paths, Part::Ready);
             } else {
                 live.volumes = Part::Failed(retry_at);
             }
+            std::mem::take(&mut live.volumes_outdated)
         });
+        if outdated {
+            self.refresh();
+        }
     }
 
     /// Brings files of ConfigMaps, Secrets, downward fields and tokens up to date. What cannot be, stays as it is.
     pub(super) async fn refresh_volumes(self: &Arc<Self>) {
-        if self.live().volumes != Part::Ready {
-            // What was missing may be there now, so it is tried again at once.
-            return self.change(|live| {
-                if matches!(live.volumes, Part::Failed(_)) {
-                    live.volumes = Part::Missing;
-                }
-            });
+        let ready = self.change(|live| {
+            match live.volumes {
+                // What was missing may be there now, so it is tried again at once.
+                Part::Failed(_) if !live.dismantled => live.volumes = Part::Missing,
+                // What is being written may be of before the change.
+                Part::Busy => live.volumes_outdated = true,
+                _ => {}
+            }
+            live.volumes == Part::Ready
+        });
+        if !ready {
+            return;
         }
         let desired = self.desired();
-        let (paths, errors) = self.write_volumes(&desired).await;
+        let (paths, errors) = self.write_volumes(&desired, Occasion::Refresh).await;
         for error in errors {
             self.note(None, true, "FailedMount", error.to_string());
         }
-        self.change(|live| live.volume_paths.extend(paths));
+        self.change(|live| {
+            if live.volumes == Part::Ready {
+                live.volume_paths.extend(paths);
+            }
+        });
     }
 
     async fn write_volumes(
         self: &Arc<Self>,
         desired: &Desired,
+        occasion: Occasion,
     ) -> (BTreeMap<String, PathBuf>, Vec<VolumeError>) {
         let (tokens, mut errors) = self.fetch_tokens(desired).await;
         let (worker, desired, facts) = (self.clone(), desired.clone(), self.facts());
         let work = move || {
+            // One at a time, or older content could be written over newer.
+            let _turn = worker.disk_turn();
+            if occasion == Occasion::Refresh && worker.live().volumes != Part::Ready {
+                return (BTreeMap::new(), Vec::new());
+            }
             let directory = worker.directory().join("volumes");
             let volumes = Volumes {
                 object: &desired.object,

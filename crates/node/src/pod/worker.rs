@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::value::Str;
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use sandbox::Sandbox;
 use tokio::sync::{Notify, watch};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::context::Context;
 use crate::pod::adoption::remembered;
@@ -35,6 +37,8 @@ pub struct Worker {
     pub(super) uid: Str,
     desired: watch::Sender<Desired>,
     live: Mutex<Live>,
+    /// Held by threads that write or remove the pod's volumes.
+    disk: Mutex<()>,
     wake: Notify,
 }
 
@@ -46,6 +50,7 @@ impl Worker {
         earlier::count(&mut live, &context.settings.logs_dir, &desired.object);
         let worker = Arc::new(Self {
             live: Mutex::new(live),
+            disk: Mutex::default(),
             context,
             uid,
             desired: watch::Sender::new(desired),
@@ -156,6 +161,11 @@ impl Worker {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The right to write or remove volumes. Blocking: never in a task.
+    pub(super) fn disk_turn(&self) -> MutexGuard<'_, ()> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the loop look again.
     pub(super) fn look_again(&self) {
         self.wake.notify_one();
@@ -176,35 +186,48 @@ impl Worker {
             self.context.tasks.spawn("disk of a pod", self.clone().watch_disk(limits));
         }
         loop {
-            let notified = self.wake.notified();
-            let now = self.context.clock.now();
-            let desired = self.desired();
-            let mut wanted = wanted(&desired);
-            let deadline = self.enforce_deadline(&desired, &mut wanted, now);
-            self.enforce_eviction(&mut wanted);
-            let next = self.decide(&desired, &wanted, now);
-            for step in next.steps {
-                self.begin(step, &desired);
-            }
-            if let Some(status) = self.status(&desired, &wanted, now) {
-                telling.begin(self, &desired, status);
-            }
-            if self.is_gone(&desired) && (desired.vanished || !telling.is_under_way()) {
-                if desired.vanished || self.delete_object(&desired).await {
-                    return true;
+            match AssertUnwindSafe(self.look(&mut telling)).catch_unwind().await {
+                Ok(None) => {}
+                Ok(Some(gone)) => return gone,
+                Err(_) => {
+                    error!(pod = %self.uid, "looking after a pod panicked; this is a bug");
+                    telling = Telling::default();
+                    if self.context.stop.or(self.context.clock.sleep(RETRY)).await.is_none() {
+                        return false;
+                    }
                 }
-                telling.pause(&self.context.clock);
-            }
-            let woken = async {
-                tokio::select! {
-                    () = telling.progress(&self.context.clock) => {}
-                    () = self.woken(next.wake.into_iter().chain(deadline).min(), notified) => {}
-                }
-            };
-            if self.context.stop.or(woken).await.is_none() {
-                return false;
             }
         }
+    }
+
+    /// Looks once, begins what is to be done, and waits until there is more to see. Says how it ends when it does.
+    async fn look(self: &Arc<Self>, telling: &mut Telling) -> Option<bool> {
+        let notified = self.wake.notified();
+        let now = self.context.clock.now();
+        let desired = self.desired();
+        let mut wanted = wanted(&desired);
+        let deadline = self.enforce_deadline(&desired, &mut wanted, now);
+        self.enforce_eviction(&mut wanted);
+        let next = self.decide(&desired, &wanted, now);
+        for step in next.steps {
+            self.begin(step, &desired);
+        }
+        if let Some(status) = self.status(&desired, &wanted, now) {
+            telling.begin(self, &desired, status);
+        }
+        if self.is_gone(&desired) && (desired.vanished || !telling.is_under_way()) {
+            if desired.vanished || self.delete_object(&desired).await {
+                return Some(true);
+            }
+            telling.pause(&self.context.clock);
+        }
+        let woken = async {
+            tokio::select! {
+                () = telling.progress(&self.context.clock) => {}
+                () = self.woken(next.wake.into_iter().chain(deadline).min(), notified) => {}
+            }
+        };
+        if self.context.stop.or(woken).await.is_some() { None } else { Some(false) }
     }
 
     /// Returns when there is something to look at, or after `pause`.
@@ -291,19 +314,7 @@ impl Worker {
         self.observe(&mut live, desired, now);
         heed_images(&mut live, desired, wanted);
         let next = machine::next(wanted, &live.seen(), now);
-        for step in &next.steps {
-            match step {
-                Step::PrepareVolumes => live.volumes = Part::Busy,
-                Step::CreateSandbox => live.sandbox = Part::Busy,
-                Step::EnsureImage(name) => {
-                    live.containers.entry(name.clone()).or_default().image = Part::Busy
-                }
-                Step::Start { name, .. } | Step::Stop { name, .. } => {
-                    live.containers.entry(name.clone()).or_default().busy = true;
-                }
-                Step::Dismantle => (live.volumes, live.sandbox) = (Part::Busy, Part::Busy),
-            }
-        }
+        next.steps.iter().for_each(|step| live.take_up(step));
         next
     }
 
@@ -320,17 +331,25 @@ impl Worker {
         let (worker, desired) = (self.clone(), desired.clone());
         self.context.tasks.spawn("pod step", async move {
             debug!(pod = %worker.uid, ?step, "step");
-            match step {
-                Step::PrepareVolumes => worker.prepare_volumes(&desired).await,
-                Step::CreateSandbox => worker.create_sandbox(&desired).await,
-                Step::EnsureImage(name) => worker.ensure_image(&desired, &name).await,
-                Step::Start { name, restarts } => worker.start_container(&desired, &name, restarts).await,
-                Step::Stop { name, grace, pod_ends } => {
-                    worker.stop_container(&desired, &name, grace, pod_ends).await;
-                }
-                Step::Dismantle => worker.dismantle(&desired).await,
+            if AssertUnwindSafe(worker.take(&step, &desired)).catch_unwind().await.is_err() {
+                error!(pod = %worker.uid, ?step, "a step panicked; this is a bug");
+                let retry_at = worker.context.clock.now() + RETRY;
+                worker.change(|live| live.give_up(&step, retry_at));
             }
         });
+    }
+
+    async fn take(self: &Arc<Self>, step: &Step, desired: &Desired) {
+        match step {
+            Step::PrepareVolumes => self.prepare_volumes(desired).await,
+            Step::CreateSandbox => self.create_sandbox(desired).await,
+            Step::EnsureImage(name) => self.ensure_image(desired, name).await,
+            Step::Start { name, restarts } => self.start_container(desired, name, *restarts).await,
+            Step::Stop { name, grace, pod_ends } => {
+                self.stop_container(desired, name, *grace, *pod_ends).await;
+            }
+            Step::Dismantle => self.dismantle(desired).await,
+        }
     }
 
     /// Whether the pod is to go and nothing is left of it.

@@ -37,6 +37,9 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
     }
     fs::create_dir_all(directory)?;
     if shows(directory, files) {
+        // Whoever wrote them may have been killed before the rest was done.
+        link_tops(directory, files)?;
+        remove_leftovers(directory)?;
         return Ok(false);
     }
     let name = format!("..{}", now.strftime("%Y_%m_%d_%H_%M_%S.%9f"));
@@ -59,15 +62,12 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
         let readable = if group.is_some() { file.mode | ((file.mode & 0o400) >> 3) } else { file.mode };
         fs::set_permissions(&path, fs::Permissions::from_mode(readable))?;
     }
-    let old = fs::read_link(directory.join(DATA)).ok();
     let new_link = directory.join(DATA_NEW);
     let _ = fs::remove_file(&new_link);
     symlink(&name, &new_link)?;
     fs::rename(&new_link, directory.join(DATA))?;
     link_tops(directory, files)?;
-    if let Some(old) = old {
-        base::tree::remove(&directory.join(old))?;
-    }
+    remove_leftovers(directory)?;
     Ok(true)
 }
 
@@ -126,6 +126,20 @@ fn link_tops(directory: &Path, files: &Files) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes directories that were shown before, or in the making when a writer was killed.
+fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    let shown = fs::read_link(directory.join(DATA))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with("..") && name != DATA);
+        if is_ours && shown.as_os_str() != name {
+            base::tree::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +162,19 @@ mod tests {
         let folders = fs::read_dir(scratch.path()).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir());
         // `..data` is a link to the one directory that is left, and `a` to a file in it.
         assert_eq!(folders.count(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_writer_has_left_undone_is_done_by_the_next() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (now, wanted) = (Timestamp::UNIX_EPOCH, files(&[("a", "1")]));
+        write(scratch.path(), &wanted, None, now).unwrap();
+        fs::remove_file(scratch.path().join("a")).unwrap();
+        fs::create_dir_all(scratch.path().join("..2026_01_01_00_00_00.000000000/half")).unwrap();
+        assert!(!write(scratch.path(), &wanted, None, now).unwrap());
+        assert_eq!(fs::read_to_string(scratch.path().join("a")).unwrap(), "1");
+        let left = fs::read_dir(scratch.path()).unwrap().count();
+        assert_eq!(left, 3, "the link, what it leads to, and the file");
     }
 
     #[test]

@@ -207,25 +207,32 @@ impl Volumes<'_> {
         security.fs_group.and_then(|group| u32::try_from(group).ok())
     }
 
+    /// Makes it in one step, so that an agent that is killed meanwhile leaves none that is half made.
     fn empty_dir(&self, empty: &core::EmptyDirVolumeSource, path: &Path) -> io::Result<()> {
-        let in_memory = empty.medium.as_deref() == Some("Memory");
-        // After the machine was started anew the folder is there, and what was mounted on it is not.
-        if path.exists() && (!in_memory || is_mounted(path)?) {
+        let group = self.group();
+        let mode = if group.is_some() { 0o2777 } else { 0o777 };
+        if empty.medium.as_deref() == Some("Memory") {
+            std::fs::create_dir_all(path)?;
+            // After the machine was started anew the folder is there, and what was mounted on it is not.
+            if is_mounted(path)? {
+                return Ok(());
+            }
+            let mut options = format!("mode={mode:o},gid={}", group.unwrap_or(0));
+            if let Some(bytes) = empty.size_limit.as_ref().map(units).filter(|bytes| *bytes > 0) {
+                options.push_str(&format!(",size={bytes}"));
+            }
+            let options = std::ffi::CString::new(options)?;
+            return Ok(mount("tmpfs", path, "tmpfs", MountFlags::empty(), options.as_c_str())?);
+        }
+        if path.exists() {
             return Ok(());
         }
-        std::fs::create_dir_all(path)?;
-        if in_memory {
-            let size = empty.size_limit.as_ref().map(units).filter(|bytes| *bytes > 0);
-            let options =
-                size.map(|bytes| std::ffi::CString::new(format!("size={bytes}")).unwrap_or_default());
-            mount("tmpfs", path, "tmpfs", MountFlags::empty(), options.as_deref())?;
-        }
-        let mut mode = 0o777;
-        if let Some(group) = self.group() {
-            chown(path, None, Some(group))?;
-            mode |= 0o2000;
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        // No volume has a name with a dot.
+        let draft = path.with_extension("draft");
+        std::fs::create_dir_all(&draft)?;
+        chown(&draft, None, group)?;
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(mode))?;
+        std::fs::rename(draft, path)
     }
 
     fn keys(

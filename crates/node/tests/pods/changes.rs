@@ -125,3 +125,30 @@ async fn a_later_delete_with_less_time_is_heard() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_api_that_does_not_answer_holds_up_no_container() {
+    run(async |world| {
+        let mut spec =
+            shell("while ! test -e /v/end$(cat /v/number); do sleep 0.05; done; echo 1 > /v/number; exit 1");
+        spec.set(&["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+        spec.set(&["terminationGracePeriodSeconds"], 1);
+        let containers = spec.at_mut(&["containers"]).and_then(Value::as_array_mut).expect("containers");
+        containers[0].set(&["volumeMounts"], json!([{"name": "v", "mountPath": "/v"}]));
+        world.make("p", spec);
+        world.until("p", is_ready).await;
+        world.cluster.stall(true);
+        std::fs::write(world.directory.join("pods/p/volumes/v/end"), "").expect("written");
+        let log = world.directory.join("logs/a_p_p/c/1.log");
+        let restarted = async {
+            while !log.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        world.clock.timeout(crate::harness::PATIENCE, restarted).await.expect("it runs again");
+        assert_eq!(status(&world.cluster.pod("p").expect("there")).int_at(&["restartCount"]), Some(0));
+        world.cluster.stall(false);
+        world.until("p", |pod| is_ready(pod) && status(pod).int_at(&["restartCount"]) == Some(1)).await;
+    })
+    .await;
+}

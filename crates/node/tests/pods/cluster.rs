@@ -21,12 +21,15 @@ pub struct Cluster {
     /// Watches of what is not there, kept open.
     silent: Mutex<Vec<mpsc::UnboundedSender<WatchEvent>>>,
     revision: watch::Sender<u64>,
+    /// What is written is not answered while this is true.
+    stalled: watch::Sender<bool>,
 }
 
 impl Cluster {
     pub fn new() -> Arc<Self> {
         let (pods, watchers, silent) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { pods, watchers, silent, revision: watch::Sender::new(1) })
+        let (revision, stalled) = (watch::Sender::new(1), watch::Sender::new(false));
+        Arc::new(Self { pods, watchers, silent, revision, stalled })
     }
 
     /// Puts a pod there, new or changed.
@@ -51,6 +54,11 @@ impl Cluster {
         tree.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
         tree.set(&["metadata", "deletionGracePeriodSeconds"], grace_seconds);
         self.put(tree);
+    }
+
+    /// From now on writes of the agent hang, or are answered again.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
     }
 
     /// Returns when something has changed.
@@ -90,7 +98,13 @@ impl Api for Cluster {
                     if collection.resource == PODS { pods.values().cloned().collect() } else { Vec::new() };
                 Ok(Answer::List(List { revision: *self.revision.borrow(), items, ..List::default() }))
             }
-            Call::Patch(target, _, body, _) => self.patch(&target.name, &body).map(Answer::Object),
+            Call::Patch(target, _, body, _) => {
+                return async move {
+                    let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
+                    self.patch(&target.name, &body).map(Answer::Object)
+                }
+                .boxed();
+            }
             Call::Delete(target, _) => {
                 self.remove(&target.name);
                 Ok(Answer::Status(Box::new(Status::new(Reason::NotFound, "gone"))))
