@@ -17,6 +17,7 @@ use api::status::{Reason, Status};
 use api::validation::address::Cidr;
 use api::value::Value;
 
+use crate::authn::legacy;
 use crate::gate::Gate;
 use crate::identity::Identity;
 
@@ -87,6 +88,8 @@ pub async fn run(gate: &Arc<Gate>, config: &Config) -> Result<(), Error> {
     for class in objects::priority_classes() {
         keeper.ensure(&PRIORITY_CLASSES, "", &class, None).await?;
     }
+    let tracking = objects::token_tracking(&legacy::day(gate.now()));
+    keeper.ensure(&CONFIG_MAPS, "kube-system", &tracking, None).await?;
     let (service, address) = (objects::api_service(config), config.api_service());
     keeper.service("default", &service, address).await?;
     let mend = |object: &Value, parts: &[&str]| objects::parts(object, parts);

@@ -46,7 +46,8 @@ struct Noted {
     open: HashSet<Use>,
 }
 
-fn day(at: Timestamp) -> String {
+/// A day in UTC, as `2026-01-31`.
+pub(crate) fn day(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
 }
 

@@ -30,6 +30,16 @@ pub(super) fn client_authority(pem: &str) -> Value {
     })
 }
 
+/// Says since when the use of lasting tokens is written down: a Secret that names no day was not used since.
+pub(super) fn token_tracking(since: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": since}
+    })
+}
+
 pub(super) fn priority_classes() -> [Value; 2] {
     let class = |name: &str, value: i64, description: &str| {
         json!({
