@@ -134,6 +134,11 @@ pub struct Server {
     /// A node that may join, with the address of its agent (may be repeated)
     #[arg(long = "node", value_name = "NAME=ADDRESS")]
     pub nodes: Vec<String>,
+    /// How long a node may take to join with what was written for it; then start the server again to write it anew
+    ///
+    /// A node that has joined has certificates of its own, which it renews itself.
+    #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=8760))]
+    pub invitation_hours: u32,
     /// Leave the kubeconfig alone
     #[arg(long)]
     pub no_kubeconfig: bool,

@@ -19,6 +19,7 @@ pub mod load_balancer;
 mod mention;
 pub mod namespace;
 pub mod node_addresses;
+pub mod node_certificates;
 pub mod node_lifecycle;
 pub mod node_pods;
 pub mod owner;
@@ -55,6 +56,7 @@ pub fn all(settings: &Settings) -> Vec<Arc<dyn Controller>> {
         Arc::new(service_account::ServiceAccounts),
         Arc::new(root_ca::RootCa::new(&settings.ca_pem)),
         Arc::new(token::Tokens::new(&settings.ca_pem, settings.sign_token.clone())),
+        Arc::new(node_certificates::NodeCertificates::new(settings.sign_request.clone())),
         Arc::new(node_addresses::NodeAddresses::new(&settings.pod_networks, &settings.service_cidrs)),
         Arc::new(load_balancer::LoadBalancers::new(&settings.reserved_ports)),
         Arc::new(pod_garbage::PodGarbage::new(&settings.clock)),
@@ -87,6 +89,7 @@ mod tests {
         Settings {
             ca_pem: "PEM".to_owned(),
             sign_token: Arc::new(|_| Ok("token".to_owned())),
+            sign_request: Arc::new(|_| Ok("certificate".to_owned())),
             pod_networks: vec![settings::PodNetwork {
                 cidr: Cidr::parse("10.244.0.0/16").unwrap(),
                 node_prefix: 24,

@@ -12,6 +12,8 @@ pub struct Settings {
     pub ca_pem: String,
     /// Makes the lasting tokens of Secrets.
     pub sign_token: TokenSigner,
+    /// Signs nodes' certificates.
+    pub sign_request: RequestSigner,
     /// Where pods get their addresses from, one network for each address family.
     pub pod_networks: Vec<PodNetwork>,
     /// Where Services get theirs from; nodes are given nothing of it.
@@ -33,6 +35,20 @@ pub struct PodNetwork {
 
 /// Signs a token that lasts as long as its Secret and its ServiceAccount. Must give the same for the same.
 pub type TokenSigner = Arc<dyn Fn(&TokenClaims) -> Result<String, String> + Send + Sync>;
+
+/// Signs a node's certificate, as PEM, or says why not.
+pub type RequestSigner = Arc<dyn Fn(&NodeRequest) -> Result<String, String> + Send + Sync>;
+
+/// A certificate that a node asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRequest {
+    /// Who asks.
+    pub node: String,
+    /// For its own server; otherwise to be known by.
+    pub serving: bool,
+    /// The request (PKCS #10), which nobody has looked into.
+    pub pem: String,
+}
 
 /// Who a lasting token speaks for, and which Secret it is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]

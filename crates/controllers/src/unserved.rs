@@ -10,11 +10,13 @@ use control::recorder::Note;
 use control::world::World;
 use jiff::Timestamp;
 
-use crate::every;
+use crate::{every, node_certificates};
 
 /// The Event's reason.
 pub const REASON: &str = "NotSupportedYet";
 
+/// What lacks for requests of certificates, unless nodes make them.
+const NO_CERTIFICATE: &str = "no certificate is issued by this signer";
 /// Group, resource, and what therefore does not happen.
 const UNSERVED: &[(&str, &str, &str)] = &[
     ("", "limitranges", "no limit or default of it is applied"),
@@ -34,7 +36,7 @@ const UNSERVED: &[(&str, &str, &str)] = &[
     ("autoscaling", "horizontalpodautoscalers", "nothing is scaled by it"),
     ("batch", "cronjobs", "no Jobs are made for it"),
     ("batch", "jobs", "no pods are made for it"),
-    ("certificates.k8s.io", "certificatesigningrequests", "no certificate is issued for it"),
+    ("certificates.k8s.io", "certificatesigningrequests", NO_CERTIFICATE),
     ("certificates.k8s.io", "clustertrustbundles", "no pod can mount it"),
     ("certificates.k8s.io", "podcertificaterequests", "no certificate is issued for it"),
     ("flowcontrol.apiserver.k8s.io", "flowschemas", "requests are not sorted by it"),
@@ -92,7 +94,9 @@ impl Controller for Unserved {
         let Some(lack) = what_lacks(&resource.group, &resource.resource) else { return plan };
         let object = world.get(&resource, &key.namespace, name);
         let Some(object) = object.filter(|object| !object.is_deleting()) else { return plan };
-        if !is_told(world, &object) {
+        // Of this kind some are served.
+        let is_served = lack == NO_CERTIFICATE && node_certificates::is_served(&object.to_tree());
+        if !is_served && !is_told(world, &object) {
             let kind = &object.kind().kind;
             let words = format!("Ondol does not serve the kind {kind} yet: the object is stored, but {lack}");
             plan.note(Note::warning(&object, REASON, words));

@@ -28,7 +28,7 @@ use node::server::{self, Kubelet, PodHandle, Pods};
 use node::services::{self, Services};
 use sandbox::Sandboxes;
 use wire::serve::ServerTls;
-use wire::tls::{Authority, KeyPair, Presented, Roots};
+use wire::tls::{Authority, Presented, Roots};
 
 use crate::facts;
 use crate::layout::Layout;
@@ -90,8 +90,8 @@ pub enum Serving {
     Issued(Arc<Authority>),
     /// The server gave it.
     Given {
-        /// Certificate and key.
-        pair: KeyPair,
+        /// Certificate and key, always the newest.
+        presented: Arc<Presented>,
         /// Whom the agent believes.
         authority_pem: String,
     },
@@ -249,7 +249,7 @@ fn serve(
             let leaf = kubelet_leaf(&wishes.name, addresses);
             (rotating(&authority, leaf, ground)?, authority.certificate_pem().to_owned())
         }
-        Serving::Given { pair, authority_pem } => (Presented::new(&pair)?, authority_pem),
+        Serving::Given { presented, authority_pem } => (presented, authority_pem),
     };
     let tls = ServerTls::new(presented, Roots::new(&authority_pem)?)?;
     let port = SocketAddr::new(addresses[0], KUBELET_PORT);

@@ -1,5 +1,8 @@
 //! What `ondol server` writes for a node that may join: a kubeconfig with the node's identity, and beside it what an
 //! agent cannot know.
+//!
+//! It is good for a while only ([`Server`](cli::arguments::Server)'s `--invitation-hours`): with it an agent asks for
+//! certificates of its own, and needs it no more.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,16 +11,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::facts::Facts;
 use crate::layout::Layout;
 use crate::server::{Server, client_leaf, kubelet_leaf};
-
-/// The file is written anew at each start of the server; in between it must hold.
-const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What an agent cannot know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,13 +61,14 @@ pub fn write(
     own: IpAddr,
     node: &str,
     address: IpAddr,
-    now: Timestamp,
+    life: Duration,
 ) -> anyhow::Result<PathBuf> {
+    let now = server.now();
     let mut leaf = client_leaf(&format!("system:node:{node}"), &["system:nodes"]);
-    leaf.lifetime = LIFETIME;
+    leaf.lifetime = life;
     let identity = server.authority.issue(&leaf, now)?;
     let mut leaf = kubelet_leaf(node, &[address]);
-    leaf.lifetime = LIFETIME;
+    leaf.lifetime = life;
     let serving = server.authority.issue(&leaf, now)?;
     let host = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
     let document = json!({

@@ -4,10 +4,12 @@
 
 mod admin;
 mod agent;
+mod certificates;
 mod checks;
 mod credential;
 mod down;
 mod facts;
+mod identity;
 mod invitation;
 mod layout;
 mod log;
@@ -79,6 +81,8 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         // Directories of pods are for users of all sorts, whatever the shell that this was typed in says; what is
         // secret says so itself.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        // Each connection is a file, and a shell allows 1,024 of them.
+        base::descriptors::raise();
     }
     log::start(!stays);
     match &arguments.verb {
@@ -145,7 +149,11 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
     if let Some(path) = &kubeconfig {
         up::remember(path, &layout, facts.clone(), options.advertise_address, clock)?;
     }
-    let role = run::Role::Server { advertised: options.advertise_address, nodes };
+    let role = run::Role::Server {
+        advertised: options.advertise_address,
+        nodes,
+        invitation_life: std::time::Duration::from_secs(u64::from(options.invitation_hours) * 3600),
+    };
     run::run(&layout, Some(&facts), role, clock, &manager(arguments), None)
 }
 

@@ -1,5 +1,6 @@
 //! The process that stays: `up`, `server` and `agent` in the foreground.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use base::{Clock, Random, Stopper, Tasks};
-use client::{Client, Kubeconfig};
+use client::Kubeconfig;
 use net::address::Cidr;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +19,7 @@ use crate::admin::{Admin, Parts, Progress, is_ready};
 use crate::agent::{Node, Packets, Serving, Wishes};
 use crate::checks;
 use crate::facts::Facts;
+use crate::identity::Identity;
 use crate::invitation::{self, Invitation};
 use crate::layout::Layout;
 use crate::memory;
@@ -51,6 +53,8 @@ pub enum Role {
         advertised: Option<IpAddr>,
         /// Nodes that may join, with their addresses.
         nodes: Vec<(String, IpAddr)>,
+        /// How long what they are given to join is good.
+        invitation_life: Duration,
     },
     /// A node alone.
     Agent {
@@ -252,7 +256,7 @@ async fn start(
         Role::Up { node, address } => {
             let facts = facts.context("an instance has facts")?;
             let bridge = first_bridge(&facts.pods()?)?;
-            let addresses = Addresses { advertised: bridge, dns: bridge };
+            let addresses = Addresses { advertised: bridge, dns: bridge, nodes: BTreeMap::new() };
             let server = Arc::new(Server::start(layout, facts, &addresses, ground).await?);
             told.done(format!("API answers at {}", server.url()));
             let wishes = Wishes {
@@ -275,24 +279,25 @@ async fn start(
             told.done(format!("node {node} is Ready"));
             Ok(Parts { server: Some(server), node: Some(Arc::new(node_at_work)), node_name: node })
         }
-        Role::Server { advertised, nodes } => {
+        Role::Server { advertised, nodes, invitation_life } => {
             let facts = facts.context("an instance has facts")?;
             let dns = first_bridge(&facts.pods()?)?;
             let own = advertised.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
-            let addresses = Addresses { advertised: if own.is_loopback() { dns } else { own }, dns };
+            let advertised = if own.is_loopback() { dns } else { own };
+            let addresses = Addresses { advertised, dns, nodes: nodes.iter().cloned().collect() };
             let server = Arc::new(Server::start(layout, facts, &addresses, ground).await?);
             if !own.is_loopback() {
                 server.listen(own)?;
             }
             told.done(format!("API answers at {}", server.url()));
             for (name, ip) in &nodes {
-                let path = invitation::write(layout, facts, &server, own, name, *ip, ground.clock.now())?;
+                let path = invitation::write(layout, facts, &server, own, name, *ip, invitation_life)?;
                 told.done(format!("node {name} may join with {}", path.display()));
             }
             Ok(Parts { server: Some(server), node: None, node_name: String::new() })
         }
         Role::Agent { invitation, kubeconfig, address } => {
-            let client = Client::new(&kubeconfig, &ground.clock, &Tasks::new())?;
+            let identity = Identity::load(layout, &invitation, &kubeconfig, &ground.clock)?;
             let range = |text: &str| {
                 text.parse::<Cidr>().context("the invitation is damaged; let the server write it anew")
             };
@@ -304,14 +309,10 @@ async fn start(
                 dns_service: invitation.dns_service,
                 api_port: None,
             };
-            let kubelet = Serving::Given {
-                pair: wire::tls::KeyPair {
-                    chain_pem: invitation.serving_certificate.clone(),
-                    key_pem: invitation.serving_key.clone(),
-                },
-                authority_pem: kubeconfig.authority_pem.clone().unwrap_or_default(),
-            };
-            let node = Node::start(layout, &wishes, Arc::new(client), kubelet, ground, packets).await?;
+            let (presented, authority_pem) = identity.serving();
+            let (kubelet, api) = (Serving::Given { presented, authority_pem }, identity.api());
+            ground.tasks.spawn("certificates of the node", identity.keep(ground.stop.clone()));
+            let node = Node::start(layout, &wishes, api, kubelet, ground, packets).await?;
             told.done(format!("network and agent are up at {}", node.address));
             Ok(Parts { server: None, node: Some(Arc::new(node)), node_name: wishes.name })
         }

@@ -15,12 +15,14 @@ use base::{Clock, Random, Stop, Stopper, Tasks};
 use control::recorder::Recorder;
 use control::runner::Runner;
 use control::world::World;
-use controllers::settings::{PodNetwork, Settings, TokenClaims, TokenSigner};
+use controllers::settings::{PodNetwork, RequestSigner, Settings, TokenClaims, TokenSigner};
+use jiff::Timestamp;
 use net::address::Cidr;
 use scheduler::worker::Scheduler;
 use wire::serve::ServerTls;
 use wire::tls::{Authority, Leaf, Roots, Rotating, Usage};
 
+use crate::certificates::request_signer;
 use crate::facts::{Facts, NODE_PREFIX};
 use crate::layout::Layout;
 
@@ -60,6 +62,8 @@ pub struct Addresses {
     pub advertised: IpAddr,
     /// Where pods reach the name server.
     pub dns: IpAddr,
+    /// The nodes that may join, with their own.
+    pub nodes: BTreeMap<String, IpAddr>,
 }
 
 /// A server at work.
@@ -145,7 +149,8 @@ impl Server {
         let leaf = serving_leaf(&bootstrap, addresses);
         let tls = ServerTls::new(rotating(&authority, leaf, ground)?, roots)?;
         let loops = Loops { stopper: Stopper::child(&ground.stop), tasks: Tasks::new() };
-        let world = start_loops(&gate, &authority, keys, facts, service_range, ground, &loops)?;
+        let sign_request = request_signer(authority.clone(), addresses.nodes.clone(), clock.clone());
+        let world = start_loops(&gate, &authority, keys, sign_request, facts, service_range, ground, &loops)?;
         let dns_service = bootstrap.dns_service();
         let port = facts.api_port;
         let server = Self { gate, authority, world, port, dns_service, tls, ground: ground.clone(), loops };
@@ -156,8 +161,9 @@ impl Server {
     /// Answers on one more address, which exists by now.
     pub fn listen(&self, address: IpAddr) -> anyhow::Result<()> {
         let address = SocketAddr::new(address, self.port);
-        let listening =
-            wire::serve::Server::bind(&[address], self.ground.clock.clone())?.with_tls(self.tls.clone());
+        let listening = wire::serve::Server::bind(&[address], self.ground.clock.clone())?
+            .with_tls(self.tls.clone())
+            .with_refusals(apiserver::refusal);
         let (gate, stop) = (self.gate.clone(), self.ground.stop.clone());
         self.ground.tasks.spawn("api", async move {
             let service = move |request, connection| {
@@ -167,6 +173,11 @@ impl Server {
             listening.run(service, stop, DRAIN).await;
         });
         Ok(())
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Timestamp {
+        self.ground.clock.now()
     }
 
     /// The API as the administrator.
@@ -256,10 +267,12 @@ fn api_range(range: &Cidr) -> anyhow::Result<api::validation::address::Cidr> {
     api::validation::address::Cidr::parse(&text).ok_or_else(|| anyhow!("{text} is no range of addresses"))
 }
 
+#[expect(clippy::too_many_arguments, reason = "this is wiring: each is a part that was just made")]
 fn start_loops(
     gate: &Arc<Gate>,
     authority: &Arc<Authority>,
     keys: Arc<dyn Keys>,
+    sign_request: RequestSigner,
     facts: &Facts,
     service_range: api::validation::address::Cidr,
     ground: &Ground,
@@ -269,6 +282,7 @@ fn start_loops(
     let settings = Settings {
         ca_pem: authority.certificate_pem().to_owned(),
         sign_token: token_signer(keys),
+        sign_request,
         pod_networks: vec![PodNetwork { cidr: api_range(&facts.pods()?)?, node_prefix: NODE_PREFIX }],
         service_cidrs: vec![service_range],
         reserved_ports: vec![facts.api_port, node_port(), DNS_PORT],

@@ -12,6 +12,7 @@ use api::value::Value;
 use apiserver::authn::Keys;
 use apiserver::{Config, Dialer, Gate, Identity, Record, Stream, bootstrap};
 use base::{Clock, Random, Stopper, Tasks};
+use control::plan::Controller;
 use control::recorder::{self, Recorder};
 use control::runner::Runner;
 use control::world::World;
@@ -48,6 +49,9 @@ pub struct Beginning {
     pub watch: Watch<Record>,
 }
 
+/// What makes the controllers of a server.
+pub type Controllers = fn(&Settings) -> Vec<Arc<dyn Controller>>;
+
 /// What all servers of a world share.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -57,6 +61,8 @@ pub struct Surroundings {
     pub random: Random,
     /// Whether things go wrong.
     pub faults: Faults,
+    /// Its controllers.
+    pub controllers: Controllers,
 }
 
 impl Server {
@@ -112,7 +118,7 @@ impl Server {
             Link::over(&line, &around.clock, &around.random, &around.faults)
         };
         let api: Arc<dyn Api> = own("system:kube-controller-manager");
-        let all = controllers::all(&settings(&around.clock));
+        let all = (around.controllers)(&settings(&around.clock));
         let mut world = World::new();
         for watches in all.iter().flat_map(|controller| controller.watches()) {
             world.ensure(&watches.resource);
@@ -137,6 +143,7 @@ fn settings(clock: &Clock) -> Settings {
     Settings {
         ca_pem: "simulated".to_owned(),
         sign_token: Arc::new(|claims| Ok(format!("token of {}", claims.secret))),
+        sign_request: Arc::new(|_| Err("nobody joins a simulation".to_owned())),
         pod_networks: vec![PodNetwork { cidr: range(POD_RANGE), node_prefix: 24 }],
         service_cidrs: vec![range(SERVICE_RANGE)],
         reserved_ports: vec![6443],

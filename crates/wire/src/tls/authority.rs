@@ -59,28 +59,40 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// The authority in `folder` (`{name}.crt`, `{name}.key`), made there if neither file exists.
+    /// The authority in `folder` (`{name}.crt`, `{name}.key`), made there if neither file exists. Processes that do this
+    /// at the same time get the same one.
     pub fn load_or_create(folder: &Path, name: &str, now: Timestamp) -> Result<Self, Error> {
         let (certificate_path, key_path) =
             (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
+        let _turn = files::turn(folder)?;
         match (files::read(&certificate_path)?, files::read_private(&key_path)?) {
             (Some(certificate), Some(key)) => Self::from_pem(&certificate, &key),
             (None, None) => {
                 let made = Self::create(name, now)?;
-                // The certificate comes last: should we die in between, the key alone is refused loudly, whereas
+                // The certificate comes last: should we die in between, there is a key that nobody trusts yet, whereas
                 // a certificate that someone already trusts would have lost its key.
                 files::write_private(&key_path, made.key_pem.as_bytes())?;
                 files::write_public(&certificate_path, made.certificate_pem.as_bytes())?;
                 Ok(made)
             }
-            (None, Some(_)) => Err(Error::HalfAuthority { missing: certificate_path }),
+            // Whoever trusts an earlier certificate of this key trusts what is signed with it under the same name.
+            (None, Some(key)) => {
+                let path = certificate_path.display();
+                tracing::warn!(%path, "there is no certificate for the key beside it; making one");
+                let made = Self::of_key(&rcgen::KeyPair::from_pem(&key)?, name, now)?;
+                files::write_public(&certificate_path, made.certificate_pem.as_bytes())?;
+                Ok(made)
+            }
             (Some(_), None) => Err(Error::HalfAuthority { missing: key_path }),
         }
     }
 
     /// A new authority that is kept nowhere.
     pub fn create(common_name: &str, now: Timestamp) -> Result<Self, Error> {
-        let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        Self::of_key(&rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, common_name, now)
+    }
+
+    fn of_key(key: &rcgen::KeyPair, common_name: &str, now: Timestamp) -> Result<Self, Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -93,7 +105,7 @@ impl Authority {
         set_validity(&mut params, now, AUTHORITY_LIFETIME)?;
         // The day when it was made says nothing: a clock that is set back behind it must not make all else invalid.
         params.not_before = rcgen::date_time_ymd(1970, 1, 1);
-        let certificate_pem = params.self_signed(&key)?.pem();
+        let certificate_pem = params.self_signed(key)?.pem();
         Self::from_pem(&certificate_pem, &key.serialize_pem())
     }
 
@@ -115,10 +127,7 @@ impl Authority {
         let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(leaf)?;
-        for name in &leaf.dns_names {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
-        }
-        params.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.subject_alt_names = alternative_names(leaf)?;
         restrict(&mut params, &leaf.usages);
         set_validity(&mut params, now, leaf.lifetime)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
@@ -147,6 +156,33 @@ impl Authority {
         set_validity(&mut request.params, now, lifetime)?;
         Ok(request.signed_by(&self.issuer)?.pem())
     }
+}
+
+/// A request for a certificate, and the key that belongs to it.
+pub struct SigningRequest {
+    /// What an authority is sent (PKCS #10).
+    pub request_pem: String,
+    /// The new private key (PKCS #8).
+    pub key_pem: String,
+}
+
+/// Asks for a certificate with the names of `leaf` and a new key. Usages and lifetime are for the authority to say.
+pub fn request(leaf: &Leaf) -> Result<SigningRequest, Error> {
+    let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = distinguished_name(leaf)?;
+    params.subject_alt_names = alternative_names(leaf)?;
+    let request_pem = params.serialize_request(&key)?.pem()?;
+    Ok(SigningRequest { request_pem, key_pem: key.serialize_pem() })
+}
+
+fn alternative_names(leaf: &Leaf) -> Result<Vec<SanType>, Error> {
+    let mut names = Vec::with_capacity(leaf.dns_names.len() + leaf.ips.len());
+    for name in &leaf.dns_names {
+        names.push(SanType::DnsName(name.as_str().try_into()?));
+    }
+    names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    Ok(names)
 }
 
 fn distinguished_name(leaf: &Leaf) -> Result<DistinguishedName, Error> {
@@ -220,6 +256,18 @@ mod tests {
         assert_eq!(made.not_before.as_second(), 0, "whatever a clock says, it holds already");
         let key = folder.path().join("ca.key");
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        // As after a death between the two files: what was signed before is still trusted.
+        let leaf = first.issue(&leaf(), now()).unwrap();
+        std::fs::remove_file(folder.path().join("ca.crt")).unwrap();
+        let third = Authority::load_or_create(folder.path(), "ca", now()).unwrap();
+        assert_eq!(third.key_pem, first.key_pem);
+        let roots = super::super::Roots::new(third.certificate_pem()).unwrap();
+        let chain: Vec<rustls_pki_types::CertificateDer<'_>> =
+            rustls_pki_types::pem::PemObject::pem_slice_iter(leaf.chain_pem.as_bytes())
+                .collect::<Result<_, _>>()
+                .unwrap();
+        let shown = super::super::ClientCertificate::check(&chain, &roots, now()).unwrap();
+        assert_eq!(shown.verified, Ok(()));
         std::fs::remove_file(&key).unwrap();
         let refused = Authority::load_or_create(folder.path(), "ca", now());
         assert!(matches!(refused, Err(Error::HalfAuthority { missing }) if missing == key));

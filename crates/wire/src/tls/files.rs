@@ -17,6 +17,17 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     replace(path, bytes, 0o644).map_err(|source| Error::File { path: path.into(), source })
 }
 
+/// Has processes that make files in `folder` take turns: this one's lasts as long as what is returned is kept.
+pub(super) fn turn(folder: &Path) -> Result<File, Error> {
+    let take = || {
+        fs::create_dir_all(folder)?;
+        let folder = File::open(folder)?;
+        folder.lock()?;
+        Ok(folder)
+    };
+    take().map_err(|source| Error::File { path: folder.into(), source })
+}
+
 /// Reads a secret, `None` if the file is not there. A file that others could read is closed to them on the way.
 pub fn read_private(path: &Path) -> Result<Option<String>, Error> {
     let fail = |source| Error::File { path: path.into(), source };
@@ -41,8 +52,9 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let fresh = folder.join(format!(".{}.new", name.to_string_lossy()));
-    // A crash may have left an older attempt with other rights behind.
+    // Another process may be at it, too: each has a name of its own.
+    let fresh = folder.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
+    // A crash of an earlier process of this number may have left an attempt with other rights behind.
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -7,7 +7,7 @@ mod files;
 mod peer;
 mod rotating;
 
-pub use authority::{AUTHORITY_LIFETIME, Authority, Leaf, Usage};
+pub use authority::{AUTHORITY_LIFETIME, Authority, Leaf, SigningRequest, Usage, request};
 pub use cells::{ClientCertificate, Presented, Roots, client_config, server_config};
 pub use files::{read_private, write_private, write_public};
 pub use peer::PeerIdentity;
