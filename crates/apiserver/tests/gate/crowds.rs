@@ -1,5 +1,6 @@
 //! Much at once: many members, many requests. Nobody takes the gate from others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::limits;
@@ -76,5 +77,18 @@ async fn who_sends_slowly_holds_up_nobody_else() {
     assert_eq!(answer.status().as_u16(), 201);
     world.admin().post(MAPS, r#"{"metadata":{"name":"m"}}"#).await.expect(201);
     drop((senders, waiting));
+    world.close().await;
+}
+
+/// Who starts a request moves its future some steps in a row, and a connection holds one for each.
+#[tokio::test]
+async fn what_a_request_waits_with_is_small() {
+    let world = World::open().await;
+    let here = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let connection = Arc::new(wire::serve::ConnectionInfo { peer: here, local: here, tls: None });
+    let handling = world.gate.handle(http::Request::new(Body::Empty), connection);
+    let bytes = size_of_val(&handling);
+    drop(handling);
+    assert!(bytes <= 2048, "{bytes} bytes");
     world.close().await;
 }
