@@ -324,7 +324,7 @@ pub(super) fn status(service: &Value) -> Vec<Cause> {
     let ingress = service.array_at(&["status", "loadBalancer", "ingress"]);
     let path = Path::root("status").child("loadBalancer").child("ingress");
     if !ingress.is_empty() && text(service, "type") != "LoadBalancer" {
-        causes.push(cause::forbidden(&path, "may only be used when `spec.type` is \"LoadBalancer\""));
+        causes.push(cause::forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'"));
     }
     for (index, each) in ingress.iter().enumerate() {
         if let Some(ip) = each.str_at(&["ip"]).filter(|ip| !ip.is_empty()) {
