@@ -56,6 +56,23 @@ impl History {
         self.commits
     }
 
+    /// What is still there of a namespace.
+    pub fn left_in(&self, namespace: &str) -> impl Iterator<Item = &Key> {
+        self.present.keys().filter(move |key| key.namespace == namespace)
+    }
+
+    /// Compares what was told of with what is there at the same moment: neither may lack anything of the other.
+    pub fn compare(&self, found: &Page<Record>) -> Vec<String> {
+        let there: BTreeMap<&Key, Version> =
+            found.entries.iter().map(|entry| (&entry.key, Version::of(entry))).collect();
+        let untold = there.iter().filter(|(key, version)| self.present.get(**key) != Some(*version));
+        let untold = untold.map(|(key, _)| format!("the store's watch has not told how {key} is"));
+        let vanished = self.present.keys().filter(|key| !there.contains_key(key));
+        untold
+            .chain(vanished.map(|key| format!("the store's watch has not told that {key} is gone")))
+            .collect()
+    }
+
     /// Compares what a crash has left with what was visible before it: nothing of that may be lost, nothing that was
     /// gone may be back, and only what is newer may be new. What is found is the beginning of the next life.
     pub fn goes_on(&mut self, found: &Page<Record>) -> Vec<String> {

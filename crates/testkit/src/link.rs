@@ -1,10 +1,11 @@
 //! What lies between a client and the gate: time, refusals, and connections that break.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::interface::{Answer, Api, Call, Watch, WatchStream};
+use api::names::PODS;
 use api::status::{Reason, Status};
 use base::{Clock, Random};
 use futures::future::BoxFuture;
@@ -14,21 +15,48 @@ use futures::{FutureExt, StreamExt};
 pub const LATENCY_MS: u64 = 4;
 /// One write of so many meets a conflict, and as many another refusal.
 const REFUSAL_ODDS: u64 = 25;
+/// One answer of so many gets lost after the deed, in worlds where answers do.
+const LOSS_ODDS: u64 = 50;
 /// The longest that a watch lives while faults are on.
 const WATCH_MS: u64 = 20_000;
 
 /// Whether things go wrong; shared by all links of a world.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<AtomicBool>);
+pub struct Faults(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    on: AtomicBool,
+    /// Whether answers get lost too, as on the way to a controller that is another process.
+    lossy: AtomicBool,
+    /// Creations of pods whose answers were lost.
+    unanswered: AtomicI64,
+}
 
 impl Faults {
+    /// None yet; `lossy` says whether answers will get lost too.
+    pub fn new(lossy: bool) -> Self {
+        let faults = Self::default();
+        faults.0.lossy.store(lossy, Ordering::Relaxed);
+        faults
+    }
+
     /// From now on things go wrong, or not any more.
     pub fn set(&self, on: bool) {
-        self.0.store(on, Ordering::Relaxed);
+        self.0.on.store(on, Ordering::Relaxed);
+    }
+
+    /// How many creations of pods were not answered.
+    pub fn unanswered(&self) -> i64 {
+        self.0.unanswered.load(Ordering::Relaxed)
     }
 
     fn are_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.on.load(Ordering::Relaxed)
+    }
+
+    fn lose_answers(&self) -> bool {
+        self.are_on() && self.0.lossy.load(Ordering::Relaxed)
     }
 }
 
@@ -71,11 +99,9 @@ impl Link {
         self.clock.sleep(Duration::from_millis(1 + self.random.below(LATENCY_MS))).await;
     }
 
-    /// What goes wrong before the gate has done anything. An answer that is lost after the deed is what a crash of
-    /// the server makes.
+    /// What goes wrong before the gate has done anything.
     fn refusal(&self, call: &Call) -> Option<Status> {
-        let is_write = !matches!(call, Call::Get(..) | Call::List(..));
-        if !self.faults.are_on() || !is_write {
+        if !self.faults.are_on() || !is_write(call) {
             return None;
         }
         // Only what names a revision can meet a conflict; who tolerates one relies on the change that made it.
@@ -88,6 +114,10 @@ impl Link {
     }
 }
 
+fn is_write(call: &Call) -> bool {
+    !matches!(call, Call::Get(..) | Call::List(..))
+}
+
 impl Api for Link {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
         async move {
@@ -95,8 +125,17 @@ impl Api for Link {
             if let Some(refusal) = self.refusal(&call) {
                 return Err(refusal);
             }
+            let (writes, creates_pod) =
+                (is_write(&call), matches!(&call, Call::Create(target, ..) if target.resource == PODS));
             let answer = self.line.api()?.call(call).await;
             self.travel().await;
+            if writes && self.faults.lose_answers() && self.random.chance(1, LOSS_ODDS) {
+                self.faults
+                    .0
+                    .unanswered
+                    .fetch_add(i64::from(creates_pod && answer.is_ok()), Ordering::Relaxed);
+                return Err(Status::new(Reason::ServiceUnavailable, "injected: the answer was lost"));
+            }
             answer
         }
         .boxed()

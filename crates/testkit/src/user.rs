@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::interface::{Api, DeleteOptions, PatchKind, Target};
+use api::interface::{Api, DeleteOptions, PatchKind, Propagation, Target};
 use api::json;
 use api::names::{DEPLOYMENTS, PODS, SERVICES};
+use api::object::Object;
 use api::status::{Reason, Status};
 use api::value::Value;
 use base::Random;
 
 use crate::node::POD_CPU;
+use crate::visitor::{Visitor, one_of};
 
 /// Names that are used again and again, so that things meet what was there before them.
 const NAMES: [&str; 2] = ["ant", "bee"];
@@ -18,6 +20,20 @@ const NAMES: [&str; 2] = ["ant", "bee"];
 const IMAGES: [&str; 3] = ["echo:v1", "echo:v2", "echo:bad"];
 /// Deployments have at most so many replicas.
 const REPLICAS: u64 = 5;
+/// How long pods of some of them must be ready until they count.
+const MIN_READY_SECONDS: i64 = 5;
+
+/// What a user does; what is more rarely done is in [`visitor`](crate::visitor::ACTS).
+pub const ACTS: [&str; 8] = [
+    "create deployment",
+    "scale",
+    "set image",
+    "delete deployment",
+    "create service",
+    "delete service",
+    "delete in the foreground",
+    "delete pod",
+];
 
 /// A user.
 pub struct User {
@@ -25,6 +41,7 @@ pub struct User {
     random: Random,
     /// Whether the user also deletes pods.
     harsh: bool,
+    visitor: Visitor,
     wishes: Mutex<BTreeMap<&'static str, Wish>>,
 }
 
@@ -44,23 +61,28 @@ pub struct Wish {
 impl User {
     /// A user who acts through `api`.
     pub fn new(api: Arc<dyn Api>, random: &Random, harsh: bool) -> Self {
-        Self { api, random: random.clone(), harsh, wishes: Mutex::default() }
+        let visitor = Visitor::new(api.clone(), random);
+        Self { api, random: random.clone(), harsh, visitor, wishes: Mutex::default() }
     }
 
     /// Does one thing; returns what it was. Its failing is the user's everyday life.
     pub async fn act(&self) -> String {
         let name = NAMES[self.random.below(NAMES.len() as u64) as usize];
-        let (what, result) = match self.random.below(if self.harsh { 12 } else { 11 }) {
-            0..=2 => ("create deployment", self.create(name).await),
-            3..=4 => ("scale", self.scale(name).await),
+        let [create, scale, set_image, delete, create_service, delete_service, delete_first, delete_pod] =
+            ACTS;
+        let (what, result) = match self.random.below(if self.harsh { 16 } else { 15 }) {
+            0..=2 => (create, self.create(name).await),
+            3..=4 => (scale, self.scale(name).await),
             5..=7 => {
                 let image = IMAGES[self.random.below(IMAGES.len() as u64) as usize];
-                ("set image", self.set_image(name, image).await)
+                (set_image, self.set_image(name, image).await)
             }
-            8 => ("delete deployment", self.delete_deployment(name).await),
-            9 => ("create service", self.create_service(name).await),
-            10 => ("delete service", self.delete_service(name).await),
-            _ => ("delete pod", self.delete_pod().await),
+            8 => (delete, self.delete_deployment(name, Propagation::Background).await),
+            9 => (create_service, self.create_service(name).await),
+            10 => (delete_service, self.delete_service(name).await),
+            11 => (delete_first, self.delete_deployment(name, Propagation::Foreground).await),
+            12..=14 => self.visitor.act(name, self.harsh).await,
+            _ => (delete_pod, self.delete_pod().await),
         };
         let outcome = result.err().map_or_else(|| "done".to_owned(), |status| status.message.clone());
         format!("{what} {name}: {outcome}")
@@ -91,13 +113,13 @@ impl User {
         &self,
         name: &'static str,
         answer: Result<T, Status>,
-        done: impl FnOnce(&mut Wish),
+        done: impl FnOnce(&mut Wish, T),
     ) -> Result<(), Status> {
         let mut known = self.known();
         let wish = known.entry(name).or_insert_with(|| Wish { name, ..Wish::default() });
         match answer {
-            Ok(_) => {
-                done(wish);
+            Ok(answer) => {
+                done(wish, answer);
                 Ok(())
             }
             Err(status) => {
@@ -123,19 +145,20 @@ impl User {
 
     async fn create(&self, name: &'static str) -> Result<(), Status> {
         let replicas = self.replicas();
-        let bound = |numbers: &[&str]| numbers[self.random.below(numbers.len() as u64) as usize].to_owned();
         let strategy = json!({
             "type": "RollingUpdate",
             "rollingUpdate": {
-                "maxSurge": (bound(&["25%", "50%", "100%", "34%"])),
-                "maxUnavailable": (bound(&["0%", "25%", "50%", "34%"]))
+                "maxSurge": (one_of(&self.random, &["25%", "50%", "100%", "34%"], &[1, 2])),
+                "maxUnavailable": (one_of(&self.random, &["0%", "25%", "50%", "34%"], &[0, 2]))
             }
         });
+        let patience = i64::from(self.random.chance(1, 4)) * MIN_READY_SECONDS;
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": name, "namespace": "default"},
             "spec": {
                 "replicas": replicas,
+                "minReadySeconds": patience,
                 "selector": {"matchLabels": {"app": name}},
                 "strategy": strategy,
                 "template": {
@@ -147,7 +170,7 @@ impl User {
             }
         });
         let answer = self.api.create(&DEPLOYMENTS, "default", &deployment).await;
-        self.learn(name, answer, |wish| {
+        self.learn(name, answer, |wish, _| {
             *wish = Wish { name, there: Some(true), replicas: Some(replicas), image: Some(IMAGES[0]) };
         })
     }
@@ -155,35 +178,41 @@ impl User {
     async fn scale(&self, name: &'static str) -> Result<(), Status> {
         let replicas = self.replicas();
         let answer = self.patch(name, json!({"spec": {"replicas": replicas}})).await;
-        self.learn(name, answer, |wish| {
-            (wish.there, wish.replicas) = (Some(true), Some(replicas));
+        self.learn(name, answer, |wish, changed| {
+            (wish.there, wish.replicas) = (Some(!changed.is_deleting()), Some(replicas));
         })
     }
 
     async fn set_image(&self, name: &'static str, image: &'static str) -> Result<(), Status> {
         let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
         let answer = self.patch(name, patch).await;
-        self.learn(name, answer, |wish| {
-            (wish.there, wish.image) = (Some(true), Some(image));
+        self.learn(name, answer, |wish, changed| {
+            (wish.there, wish.image) = (Some(!changed.is_deleting()), Some(image));
         })
     }
 
-    async fn patch(&self, name: &str, patch: Value) -> Result<(), Status> {
+    async fn patch(&self, name: &str, patch: Value) -> Result<Arc<Object>, Status> {
         let target = Target::new(&DEPLOYMENTS, "default", name);
-        self.api.patch(target, PatchKind::StrategicMerge, &patch).await.map(drop)
+        self.api.patch(target, PatchKind::StrategicMerge, &patch).await
     }
 
-    async fn delete_deployment(&self, name: &'static str) -> Result<(), Status> {
-        let answer = self.api.delete(&DEPLOYMENTS, "default", name, DeleteOptions::default()).await;
-        self.learn(name, answer, |wish| *wish = Wish { name, there: Some(false), ..Wish::default() })
+    async fn delete_deployment(&self, name: &'static str, propagation: Propagation) -> Result<(), Status> {
+        let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+        let answer = self.api.delete(&DEPLOYMENTS, "default", name, options).await;
+        self.learn(name, answer, |wish, _| *wish = Wish { name, there: Some(false), ..Wish::default() })
     }
 
     async fn create_service(&self, name: &str) -> Result<(), Status> {
-        let service = json!({
+        let mut service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "default"},
-            "spec": {"type": "NodePort", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
         });
+        if self.random.chance(1, 3) {
+            service.set(&["spec", "clusterIP"], "None");
+        } else {
+            service.set(&["spec", "type"], "NodePort");
+        }
         self.api.create(&SERVICES, "default", &service).await.map(drop)
     }
 

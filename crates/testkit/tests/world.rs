@@ -1,9 +1,15 @@
 //! The simulated world under many seeds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use api::names::NODES;
+use control::mirror::Key;
+use control::plan::{Controller, Plan, Watches};
+use control::world::World;
+use jiff::Timestamp;
 use testkit::simulation::{self, Outcome};
+use testkit::{user, visitor};
 
 /// Seeds of an ordinary test run; `cargo xtask sim --seeds N` asks for others.
 const SEEDS: u64 = 100;
@@ -28,11 +34,20 @@ fn before(outcome: &Outcome) -> Vec<String> {
     lines[lines.len().saturating_sub(BEFORE)..].to_vec()
 }
 
+/// All that users may do. What is refused in every world is not looked at at all.
+fn acts() -> Vec<&'static str> {
+    user::ACTS.into_iter().chain(visitor::ACTS).collect()
+}
+
+fn has_done(outcome: &Outcome, act: &str) -> bool {
+    outcome.story.iter().any(|line| line.contains(act) && line.ends_with(": done"))
+}
+
 #[test]
 fn every_seed_holds() {
     let first = asked("ONDOL_SIM_FIRST").unwrap_or(0);
     let (next, end) = (AtomicU64::new(first), first + asked("ONDOL_SIM_SEEDS").unwrap_or(SEEDS));
-    let failures = Mutex::new(Vec::new());
+    let (failures, undone) = (Mutex::new(Vec::new()), Mutex::new(acts()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -43,6 +58,10 @@ fn every_seed_holds() {
                         return;
                     }
                     let outcome = simulation::run(seed);
+                    undone
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .retain(|act| !has_done(&outcome, act));
                     if !outcome.broken.is_empty() {
                         failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, outcome));
                     }
@@ -62,6 +81,37 @@ fn every_seed_holds() {
     }
     let seeds: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
     assert!(seeds.is_empty(), "seeds that do not hold: {seeds:?}");
+    let undone = undone.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(end - first < SEEDS || undone.is_empty(), "no world in which somebody could {undone:?}");
+}
+
+/// Panics once, at a moment that heals by itself.
+struct PanicsOnce(AtomicU64);
+
+impl Controller for PanicsOnce {
+    fn name(&self) -> &'static str {
+        "panics-once"
+    }
+
+    fn watches(&self) -> Vec<Watches> {
+        vec![Watches::itself(&NODES)]
+    }
+
+    fn plan(&self, _: &World, _: &Key, _: Timestamp) -> Plan {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) != 1, "planned a second time");
+        Plan::nothing()
+    }
+}
+
+#[test]
+fn a_world_in_which_a_plan_panicked_does_not_hold() {
+    let outcome = simulation::run_with(0, |settings| {
+        let mut all = controllers::all(settings);
+        all.push(Arc::new(PanicsOnce(AtomicU64::new(0))));
+        all
+    });
+    assert!(!outcome.broken.is_empty());
+    assert!(outcome.broken.iter().all(|what| what.contains("planned a second time")), "{:?}", outcome.broken);
 }
 
 #[test]

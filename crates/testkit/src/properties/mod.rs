@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::value::Value;
 use apiserver::Record;
-use store::{Event, Key, Revision, Watch};
+use store::{Event, Key, Page, Revision, Watch};
 
 use crate::history::{Commit, History};
+use crate::link::Faults;
 use crate::node::{PODS_PER_NODE, is_ready};
 use crate::server::Beginning;
-use crate::user::Wish;
+use crate::visitor::GUESTS;
+
+mod settled;
 
 const NODES: &str = "nodes";
 const PODS: &str = "pods";
@@ -21,9 +24,17 @@ const DEPLOYMENTS: &str = "deployments.apps";
 const SERVICES: &str = "services";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const ADDRESSES: &str = "ipaddresses.networking.k8s.io";
+const NAMESPACES: &str = "namespaces";
+const CONFIG_MAPS: &str = "configmaps";
+const BUDGETS: &str = "poddisruptionbudgets.policy";
+/// The kinds that matter here.
+const KINDS: [&str; 10] =
+    [NODES, PODS, SETS, DEPLOYMENTS, SERVICES, SLICES, ADDRESSES, NAMESPACES, CONFIG_MAPS, BUDGETS];
 
 /// Follows the store and says what was broken.
 pub struct Witness {
+    /// What may have been done without its doer's knowing.
+    faults: Faults,
     /// Whether pods only ever become unavailable because a controller wants it so.
     calm: bool,
     watch: Option<Watch<Record>>,
@@ -54,8 +65,9 @@ struct Bounds {
 
 impl Witness {
     /// A witness of a new world.
-    pub fn new(calm: bool) -> Self {
+    pub fn new(calm: bool, faults: &Faults) -> Self {
         Self {
+            faults: faults.clone(),
             calm,
             watch: None,
             objects: BTreeMap::new(),
@@ -78,6 +90,17 @@ impl Witness {
         self.watch = Some(beginning.watch);
     }
 
+    /// The server dies: this life's watch tells nothing any more.
+    pub fn lose(&mut self) {
+        self.watch = None;
+    }
+
+    /// Compares all that the watch has told with what the store itself says at this moment.
+    pub fn compare(&mut self, found: &Page<Record>) {
+        let broken = self.history.compare(found);
+        self.broken.extend(broken);
+    }
+
     /// All that was committed, and what was broken.
     pub fn tell(self) -> (Vec<Commit>, Vec<String>) {
         (self.history.commits(), self.broken)
@@ -92,7 +115,8 @@ impl Witness {
                     batch.events.iter().for_each(|event| self.see(event));
                     self.check_addresses(batch.seen);
                 }
-                Some(Err(_)) => {
+                Some(Err(error)) => {
+                    self.broken.push(format!("the store's watch ended: {error}"));
                     self.watch = None;
                     return;
                 }
@@ -122,15 +146,22 @@ impl Witness {
     fn see(&mut self, event: &Event<Record>) {
         let current = event.current.as_ref().map(|entry| tree(&entry.record));
         self.history.note(event, gist(event.key(), current.as_ref()));
+        let gone = current.is_none();
         if self.put(event.key(), current) {
             self.check(event.key(), event.revision);
+        }
+        if gone && event.key().resource.as_str() == NAMESPACES {
+            let left = self.history.left_in(&event.key().name);
+            self.broken.extend(
+                left.map(|key| format!("at revision {}: {key} has outlived its namespace", event.revision.0)),
+            );
         }
     }
 
     /// Whether the kind matters here.
     fn put(&mut self, key: &Key, tree: Option<Value>) -> bool {
         let resource = key.resource.as_str();
-        if ![NODES, PODS, SETS, DEPLOYMENTS, SERVICES, SLICES, ADDRESSES].contains(&resource) {
+        if !KINDS.contains(&resource) {
             return false;
         }
         let name = (resource.to_owned(), key.namespace.to_string(), key.name.to_string());
@@ -149,10 +180,17 @@ impl Witness {
             self.bounds.remove(name);
             return;
         };
-        let now = bounds(deployment);
+        let mut now = bounds(deployment);
+        if !owes_pods(deployment) {
+            now.floor = 0;
+        }
         let settled = is_complete(deployment);
         let known = self.bounds.get(name).copied();
         let next = match known {
+            _ if !owes_pods(deployment) => Bounds {
+                settled,
+                ..known.map_or(now, |known| Bounds { ceiling: known.ceiling.max(now.ceiling), ..now })
+            },
             // What has never been complete owes nobody anything yet.
             None => Bounds { floor: if settled { now.floor } else { 0 }, settled, ..now },
             Some(_) if settled => Bounds { settled, ..now },
@@ -212,9 +250,24 @@ impl Witness {
                     .collect();
                 twice("node port", ports.iter().map(String::as_str), &mut broken);
             }
+            BUDGETS => self.check_budgets(&mut broken),
             _ => {}
         }
         self.broken.extend(broken.into_iter().map(|what| format!("at revision {}: {what}", revision.0)));
+    }
+
+    /// No budget gives away more than it has, whoever writes it.
+    fn check_budgets(&self, broken: &mut Vec<String>) {
+        for budget in self.of(BUDGETS) {
+            let number = |name: &str| budget.int_at(&["status", name]).unwrap_or_default();
+            let spare = (number("currentHealthy") - number("desiredHealthy")).max(0);
+            let allowed = number("disruptionsAllowed");
+            if allowed < 0 || allowed > spare {
+                let name = budget.str_at(&["metadata", "name"]).unwrap_or_default();
+                broken
+                    .push(format!("the budget {name} allows {allowed} disruptions and has {spare} to spare"));
+            }
+        }
     }
 
     /// A pod stays where it was bound to, and no node gets more than it can hold.
@@ -245,7 +298,8 @@ impl Witness {
             let pods = self.of(PODS).filter(|pod| owner_uid(pod) == Some(uid) && is_active(pod));
             let present = pods.count() as i64;
             let allowed = self.most.get(uid).copied().unwrap_or_default().max(wanted);
-            if present > allowed {
+            // A pod whose creation was not answered may be made again before it is seen.
+            if present > allowed + self.faults.unanswered() {
                 broken.push(format!("a set that never wanted more than {allowed} pods has {present}"));
             }
             let number = |path: &[&str]| set.int_at(path).unwrap_or_default();
@@ -278,108 +332,6 @@ impl Witness {
         let available = pods.filter(|pod| is_ready(pod)).count() as i64;
         if self.calm && available < bounds.floor {
             broken.push(format!("{name}: {available} pods are available, and {} must be", bounds.floor));
-        }
-    }
-
-    /// What is still missing to the world that everybody asked for; nothing when it has converged.
-    pub fn unsettled(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        for deployment in self.of(DEPLOYMENTS).filter(|deployment| !is_complete(deployment)) {
-            let text = |path: &[&str]| deployment.int_at(path).unwrap_or_default();
-            missing.push(format!(
-                "deployment {}: {} wanted, {} there, {} updated, {} available",
-                deployment.str_at(&["metadata", "name"]).unwrap_or_default(),
-                text(&["spec", "replicas"]),
-                text(&["status", "replicas"]),
-                text(&["status", "updatedReplicas"]),
-                text(&["status", "availableReplicas"]),
-            ));
-        }
-        self.orphans(&mut missing);
-        self.endpoints(&mut missing);
-        missing
-    }
-
-    /// Compares the deployments with what users were told that they have.
-    pub fn unfulfilled(&self, wishes: &[Wish]) -> Vec<String> {
-        let mut missing = Vec::new();
-        for wish in wishes {
-            let name = (DEPLOYMENTS.to_owned(), "default".to_owned(), wish.name.to_owned());
-            let found = self.objects.get(&name);
-            if wish.there.is_some_and(|there| there != found.is_some()) {
-                missing.push(format!("deployment {}: its user was told {wish:?}", wish.name));
-            }
-            let Some(found) = found else { continue };
-            let replicas = found.int_at(&["spec", "replicas"]);
-            let containers = found.array_at(&["spec", "template", "spec", "containers"]);
-            let image = containers.first().and_then(|container| container.str_at(&["image"]));
-            let same = wish.replicas.is_none_or(|wanted| replicas == Some(wanted))
-                && wish.image.is_none_or(|wanted| image == Some(wanted));
-            if !same {
-                missing.push(format!("deployment {} has {replicas:?} of {image:?}: {wish:?}", wish.name));
-            }
-        }
-        missing
-    }
-
-    /// Sets without a deployment, pods without a set, pods that are going, and more pods than sets want.
-    fn orphans(&self, missing: &mut Vec<String>) {
-        let name = |tree: &Value| tree.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
-        let uids = |kind: &str| -> BTreeSet<String> {
-            self.of(kind).filter_map(|tree| tree.str_at(&["metadata", "uid"])).map(str::to_owned).collect()
-        };
-        let (deployments, sets) = (uids(DEPLOYMENTS), uids(SETS));
-        for set in self.of(SETS).filter(|set| !owner_uid(set).is_some_and(|uid| deployments.contains(uid))) {
-            missing.push(format!("replica set {} is an orphan", name(set)));
-        }
-        for pod in self.of(PODS) {
-            if !owner_uid(pod).is_some_and(|uid| sets.contains(uid)) {
-                missing.push(format!("pod {} is an orphan", name(pod)));
-            }
-            if !is_ready(pod) {
-                let at = |path: &[&str]| pod.str_at(path).unwrap_or("nothing").to_owned();
-                let conditions = pod.array_at(&["status", "conditions"]).iter();
-                let said = conditions
-                    .filter_map(|condition| condition.str_at(&["message"]))
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                let (node, phase) = (at(&["spec", "nodeName"]), at(&["status", "phase"]));
-                missing.push(format!("pod {} on {node} is {phase} and not ready: {said}", name(pod)));
-            }
-            if pod.at(&["metadata", "deletionTimestamp"]).is_some() {
-                missing.push(format!("pod {} is still going", name(pod)));
-            }
-        }
-        for set in self.of(SETS) {
-            let uid = set.str_at(&["metadata", "uid"]);
-            let there = self.of(PODS).filter(|pod| owner_uid(pod) == uid).count() as i64;
-            let wanted = set.int_at(&["spec", "replicas"]).unwrap_or_default();
-            if there != wanted {
-                missing.push(format!("replica set {} has {there} pods of {wanted}", name(set)));
-            }
-        }
-    }
-
-    /// Every Service's slices name exactly the ready pods that it selects.
-    fn endpoints(&self, missing: &mut Vec<String>) {
-        for service in self.of(SERVICES) {
-            let name = service.str_at(&["metadata", "name"]).unwrap_or_default();
-            let Some(app) = service.str_at(&["spec", "selector", "app"]) else { continue };
-            let pods = self
-                .of(PODS)
-                .filter(|pod| pod.str_at(&["metadata", "labels", "app"]) == Some(app) && is_ready(pod));
-            let wanted: BTreeSet<&str> = pods.filter_map(|pod| pod.str_at(&["status", "podIP"])).collect();
-            let slices = self.of(SLICES).filter(|slice| {
-                slice.str_at(&["metadata", "labels", "kubernetes.io/service-name"]) == Some(name)
-            });
-            let told: BTreeSet<&str> = slices
-                .flat_map(|slice| slice.array_at(&["endpoints"]))
-                .flat_map(|endpoint| endpoint.array_at(&["addresses"]))
-                .filter_map(Value::as_str)
-                .collect();
-            if wanted != told {
-                missing.push(format!("service {name} leads to {told:?}, and {wanted:?} are ready"));
-            }
         }
     }
 }
@@ -436,15 +388,26 @@ fn is_over(pod: &Value) -> bool {
     matches!(pod.str_at(&["status", "phase"]), Some("Succeeded" | "Failed"))
 }
 
+/// A number, or a percentage of `whole`, with what is added before it is rounded down.
+fn share(value: Option<&Value>, whole: i64, added: i64) -> i64 {
+    let Some(value) = value else { return 0 };
+    let percent = || value.as_str()?.trim_end_matches('%').parse::<i64>().ok();
+    value.as_int().unwrap_or_else(|| (whole * percent().unwrap_or_default() + added) / 100)
+}
+
+/// Whether pods of a deployment have to be available: not while it goes, nor where whole namespaces go with all that
+/// they hold.
+fn owes_pods(deployment: &Value) -> bool {
+    deployment.at(&["metadata", "deletionTimestamp"]).is_none()
+        && deployment.str_at(&["metadata", "namespace"]) != Some(GUESTS)
+}
+
 /// Rounded as the API says: surge up, unavailable down, and not both zero.
 fn bounds(deployment: &Value) -> Bounds {
     let replicas = deployment.int_at(&["spec", "replicas"]).unwrap_or(1);
-    let percent = |name: &str| -> i64 {
-        let text = deployment.str_at(&["spec", "strategy", "rollingUpdate", name]).unwrap_or("0%");
-        text.trim_end_matches('%').parse().unwrap_or_default()
-    };
-    let surge = (replicas * percent("maxSurge") + 99) / 100;
-    let unavailable = replicas * percent("maxUnavailable") / 100;
+    let limit = |name: &str| deployment.at(&["spec", "strategy", "rollingUpdate", name]);
+    let surge = share(limit("maxSurge"), replicas, 99);
+    let unavailable = share(limit("maxUnavailable"), replicas, 0);
     let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
     Bounds { ceiling: replicas + surge, floor: (replicas - unavailable).max(0), replicas, settled: false }
 }
