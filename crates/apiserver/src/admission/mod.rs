@@ -6,6 +6,7 @@
 mod default_tolerations;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_topology_labels;
 mod priority;
 mod service_account;
 mod taint_nodes;
@@ -112,6 +113,7 @@ pub fn plugins() -> &'static [&'static dyn Plugin] {
         &taint_nodes::TaintNodesByCondition,
         &priority::Priority,
         &default_tolerations::DefaultTolerationSeconds,
+        &pod_topology_labels::PodTopologyLabels,
     ]
 }
 

@@ -2,11 +2,13 @@
 
 use api::interface::{Target, WriteOptions};
 use api::json;
+use api::names::{GroupVersionKind, PODS};
 use api::status::{Reason, Status};
 use api::validation::{cause, names};
 use api::value::Value;
 
 use super::success;
+use crate::admission::{self, Attributes, Operation};
 use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
@@ -24,21 +26,23 @@ pub(super) async fn create(
     body: &[u8],
     options: &WriteOptions,
 ) -> Result<Outcome, Status> {
-    let gvk = api::names::GroupVersionKind::parse("v1", "Binding");
-    let binding = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
+    let gvk = GroupVersionKind::parse("v1", "Binding");
+    let mut binding = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
     let name = &target.name;
     if binding.str_at(&["metadata", "name"]).unwrap_or_default() != name.as_str() {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
-    let node = binding.str_at(&["target", "name"]).unwrap_or_default();
     judge(&binding)?;
     require_name(name)?;
     let storage = gate.storage();
     let namespace = if target.namespace.is_empty() {
-        binding.str_at(&["metadata", "namespace"]).unwrap_or_default()
+        binding.str_at(&["metadata", "namespace"]).unwrap_or_default().to_owned()
     } else {
-        &target.namespace
+        target.namespace.to_string()
     };
+    let namespace = namespace.as_str();
+    admit(caller, namespace, name, &mut binding, options, storage)?;
+    let node = binding.str_at(&["target", "name"]).unwrap_or_default();
     let mut turn = None;
     loop {
         let stored = storage.require(kind, namespace, name)?;
@@ -62,6 +66,36 @@ pub(super) async fn create(
             Err(Failure::Status(status)) => return Err(status),
         }
     }
+}
+
+/// Asks all plugins, as for every other write.
+fn admit(
+    caller: &Caller<'_>,
+    namespace: &str,
+    name: &str,
+    binding: &mut Value,
+    options: &WriteOptions,
+    storage: &Storage,
+) -> Result<(), Status> {
+    let mut warnings = Vec::new();
+    let mut attributes = Attributes {
+        identity: caller.identity,
+        operation: Operation::Create,
+        resource: &PODS,
+        kind: &GroupVersionKind::parse("v1", "Binding"),
+        namespace,
+        name,
+        subresource: "binding",
+        object: Some(binding),
+        old: None,
+        stored: None,
+        dry_run: options.dry_run,
+        warnings: &mut warnings,
+    };
+    let outcome =
+        admission::mutate(&mut attributes, storage).and_then(|()| admission::validate(&attributes, storage));
+    warnings.into_iter().for_each(|warning| caller.warn(warning));
+    outcome
 }
 
 /// What a binding must be. Upstream answers with a bare sentence.

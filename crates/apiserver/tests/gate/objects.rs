@@ -332,3 +332,25 @@ async fn both_versions_of_an_autoscaler_are_one() {
     assert_eq!(back.int_at(&["spec", "targetCPUUtilizationPercentage"]), Some(50));
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_bears_zone_and_region_of_its_node() {
+    let world = World::open().await;
+    let admin = world.admin();
+    let node = r#"{"metadata":{"name":"a","labels":{"topology.kubernetes.io/zone":"z","topology.kubernetes.io/region":"r"}}}"#;
+    admin.post("/api/v1/nodes", node).await.expect(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let spec = r#""containers":[{"name":"c","image":"i"}]"#;
+    admin.post(pods, &format!(r#"{{"metadata":{{"name":"bound"}},"spec":{{{spec}}}}}"#)).await.expect(201);
+    let binding = r#"{"metadata":{"name":"bound"},"target":{"kind":"Node","name":"a"}}"#;
+    admin.post(&format!("{pods}/bound/binding"), binding).await.expect(201);
+    let placed = format!(r#"{{"metadata":{{"name":"placed"}},"spec":{{"nodeName":"a",{spec}}}}}"#);
+    admin.post(pods, &placed).await.expect(201);
+    for name in ["bound", "placed"] {
+        let pod = admin.get(&format!("{pods}/{name}")).await.expect(200);
+        let label = |key: &str| pod.str_at(&["metadata", "labels", key]).map(str::to_owned);
+        assert_eq!(label("topology.kubernetes.io/zone").as_deref(), Some("z"), "{name}");
+        assert_eq!(label("topology.kubernetes.io/region").as_deref(), Some("r"), "{name}");
+    }
+    world.close().await;
+}
