@@ -65,37 +65,38 @@ impl Map {
 
     /// The member `key`, made `Null` if it was not there.
     pub fn entry(&mut self, key: &str) -> &mut Value {
-        self.slot(key.into()).0
+        self.slot(key).0
     }
 
     /// Puts a member; gives back what it replaced.
     pub fn insert(&mut self, key: impl Into<Str>, value: impl Into<Value>) -> Option<Value> {
-        let (slot, was_there) = self.slot(key.into());
+        let (slot, was_there) = self.slot::<Str>(key.into());
         let old = std::mem::replace(slot, value.into());
         was_there.then_some(old)
     }
 
-    /// The member `key`, made `Null` if it was not there, and whether it was.
-    fn slot(&mut self, key: Str) -> (&mut Value, bool) {
+    /// The member `key`, made `Null` if it was not there, and whether it was. What is there needs no key of its own, which
+    /// might be long.
+    fn slot<K: AsRef<str> + Into<Str>>(&mut self, key: K) -> (&mut Value, bool) {
         if let Members::Sorted(pairs) = &self.0
             && pairs.len() > SORTED_MEMBERS_MAX
-            && find(pairs, &key).is_err_and(|at| at < pairs.len())
+            && find(pairs, key.as_ref()).is_err_and(|at| at < pairs.len())
         {
             self.grow_into_tree();
         }
         match &mut self.0 {
             Members::Sorted(pairs) => {
-                let found = find(pairs, &key);
+                let found = find(pairs, key.as_ref());
                 let at = found.unwrap_or_else(|at| {
                     count_moved(pairs.len() - at);
-                    pairs.insert(at, (key, Value::Null));
+                    pairs.insert(at, (key.into(), Value::Null));
                     at
                 });
                 (&mut pairs[at].1, found.is_ok())
             }
             Members::Tree(tree) => {
-                let there = tree.contains_key(&key);
-                (tree.entry(key).or_default(), there)
+                let there = tree.contains_key(key.as_ref());
+                (tree.entry(key.into()).or_default(), there)
             }
         }
     }
