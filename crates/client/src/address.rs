@@ -199,6 +199,9 @@ fn delete_body(options: &DeleteOptions) -> Value {
     if options.dry_run {
         body.set(&["dryRun"], Value::Array(vec![Value::from("All")]));
     }
+    if options.ignore_read_error {
+        body.set(&["ignoreStoreReadErrorWithClusterBreakingPotential"], true);
+    }
     body
 }
 
