@@ -82,23 +82,47 @@ fn exchange(file: &sys::File, authority: &str, path: &str) -> Result<u16, String
     }
     let mut head = Vec::new();
     let mut buffer = [0_u8; 4096];
-    let mut status = None;
+    let mut answer: Option<Answer> = None;
+    let mut got = 0;
     loop {
         let count = sys::read(file, &mut buffer).map_err(|errno| format!("no answer (error {})", errno.0))?;
         if count == 0 {
-            return status.ok_or_else(|| "the answer is no HTTP".to_string());
+            let answer = answer.ok_or_else(|| "the answer is no HTTP".to_string())?;
+            // Where no length was told, the end of the connection is the end of the body.
+            return match answer.body_bytes {
+                Some(told) if got < told => Err(format!("the answer ends after {got} of {told} bytes")),
+                _ => Ok(answer.status),
+            };
         }
-        if status.is_some() {
+        if answer.is_some() {
+            got += count as u64;
             sys::write_bytes(1, &buffer[..count]);
             continue;
         }
         head.extend_from_slice(&buffer[..count]);
         if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-            let line = String::from_utf8_lossy(&head[..end]);
-            let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse::<u16>().ok());
-            status = Some(code.ok_or_else(|| "the answer is no HTTP".to_string())?);
+            let read = Answer::read(&String::from_utf8_lossy(&head[..end]));
+            answer = Some(read.ok_or_else(|| "the answer is no HTTP".to_string())?);
+            got += (head.len() - end - 4) as u64;
             sys::write_bytes(1, &head[end + 4..]);
         }
+    }
+}
+
+/// What the head of an answer says.
+struct Answer {
+    status: u16,
+    /// Bytes of body that follow, if it tells.
+    body_bytes: Option<u64>,
+}
+
+impl Answer {
+    fn read(head: &str) -> Option<Self> {
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+        let length = lines.filter_map(|line| line.split_once(':'));
+        let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        Some(Self { status, body_bytes: length.filter_map(|(_, value)| value.trim().parse().ok()).last() })
     }
 }
 

@@ -233,6 +233,32 @@ fn it_is_its_own_client_by_another_name() {
     assert_eq!(run("http://127.0.0.1:1/").status.code(), Some(1));
 }
 
+#[test]
+fn half_an_answer_is_none_for_its_client() {
+    let echo = Echo::start(&[]);
+    let get = echo.folder.path().join("get");
+    std::fs::hard_link(echo.folder.path().join("echo-server"), &get).unwrap();
+    for (answer, code) in [
+        ("HTTP/1.0 200 OK\r\ncontent-length: 9\r\n\r\nhalf", 1),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nhalf", 0),
+        ("HTTP/1.0 200 OK\r\n\r\nhalf", 0),
+        ("HTTP/1.0 200 OK\r\n", 1),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let output = Command::new(&get).arg(format!("127.0.0.1:{port}")).output().unwrap();
+        server.join().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{answer:?}: {complaint}");
+    }
+}
+
 /// Answers one question for `name` with 127.0.0.1, and others with "no such name". Ends with the test's process.
 fn name_server(address: &str, name: &str) {
     let socket = UdpSocket::bind((address, 53)).unwrap();
