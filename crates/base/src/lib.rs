@@ -6,9 +6,11 @@
 
 mod backoff;
 mod clock;
+pub mod descriptors;
 mod error;
 mod level;
 pub mod mounts;
+pub mod panics;
 mod random;
 mod tasks;
 pub mod tree;

@@ -77,11 +77,7 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.tracker.track_future(async move {
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(ToString::to_string)
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
+                let message = crate::panics::caught(panic);
                 error!(task = name, message, "a task panicked; this is a bug");
             }
         }));

@@ -40,12 +40,20 @@ impl Program {
     pub fn start(&self, id: &str, directory: &Path, socket: OwnedFd) -> io::Result<Child> {
         let errors =
             OpenOptions::new().create(true).append(true).mode(0o600).open(directory.join("errors.log"))?;
-        Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+        let child = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
             .arg0(format!("ondol-pod {id}"))
             .env_clear()
             .stdin(Stdio::from(socket))
             .stdout(Stdio::null())
             .stderr(errors)
-            .spawn()
+            .spawn()?;
+        // Containers are started later, when they are asked for, and inherit it.
+        if let Some(given) = base::descriptors::given() {
+            let pod = Some(rustix::process::Pid::from_child(&child));
+            if let Err(error) = rustix::process::prlimit(pod, rustix::process::Resource::Nofile, given) {
+                tracing::warn!(id, %error, "a pod may have as many files open as the agent");
+            }
+        }
+        Ok(child)
     }
 }

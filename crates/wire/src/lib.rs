@@ -8,6 +8,7 @@ pub mod body;
 pub mod compress;
 pub mod connect;
 pub mod jwt;
+pub mod keepalive;
 pub mod path;
 pub mod proxy;
 pub mod query;

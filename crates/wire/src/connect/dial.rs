@@ -91,7 +91,7 @@ pub async fn dial(host: &str, port: u16, resolver: Option<&dyn Resolve>) -> Resu
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
+    crate::keepalive::ask(&socket)?;
     socket.connect(address).await
 }
 

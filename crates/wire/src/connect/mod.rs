@@ -1,5 +1,5 @@
-//! An HTTP client: pooled HTTP/1.1 and HTTP/2, client certificates, upgrades. It follows no redirects and keeps no
-//! cookies: what a server answers is what the caller sees.
+//! An HTTP client: pooled HTTP/1.1 and HTTP/2, client certificates. It follows no redirects, keeps no cookies and upgrades
+//! nothing: what a server answers is what the caller sees.
 
 mod dial;
 
@@ -40,7 +40,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Unused connections kept for one server.
     pub idle_per_host: usize,
-    /// Whether HTTP/2 is offered.
+    /// Whether HTTP/2 is offered. All requests to a server then share one connection, and with it the server's limit
+    /// of requests at once: what is beyond waits, so that whatever lasts should not be asked for by such a client.
     pub http2: bool,
 }
 
@@ -82,77 +83,46 @@ pub enum Error {
         /// What was given.
         uri: Uri,
     },
-    /// The server answered 101 and then did not hand over the connection.
-    #[error("the server agreed to the upgrade and broke the connection")]
-    Upgrade(#[source] hyper::Error),
 }
 
 /// An HTTP client. Clones share connections.
 #[derive(Clone)]
 pub struct Client {
     pool: Pool<Connector, Body>,
-    /// Upgrades exist in HTTP/1.1 only, so they never use a connection that negotiated HTTP/2.
-    upgrades: Pool<Connector, Body>,
-}
-
-/// What a request to upgrade led to.
-pub enum Upgrade {
-    /// The server switched protocols.
-    Switched(Response, crate::websocket::UpgradedIo),
-    /// The server answered otherwise.
-    Refused(Response),
 }
 
 impl Client {
     /// A client. Its background work joins `tasks`.
     pub fn new(config: Config, clock: &Clock, tasks: &Tasks) -> Result<Self, tls::Error> {
-        let pool = |http2: bool| -> Result<_, tls::Error> {
-            let alpn = if http2 { &tls::ALPN[..] } else { &tls::ALPN[1..] };
-            let session = tls::client_config(config.roots.clone(), config.presented.clone(), alpn)?;
-            let connector = Connector { config: Arc::new(config.clone()), session, clock: clock.clone() };
-            Ok(Pool::builder(Spawner(tasks.clone()))
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(config.idle_timeout)
-                .pool_max_idle_per_host(config.idle_per_host)
-                .http2_keep_alive_interval(PING_INTERVAL)
-                .http2_keep_alive_timeout(PING_TIMEOUT)
-                .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .build(connector))
-        };
-        Ok(Self { pool: pool(config.http2)?, upgrades: pool(false)? })
+        let alpn = if config.http2 { &tls::ALPN[..] } else { &tls::ALPN[1..] };
+        let session = tls::client_config(config.roots.clone(), config.presented.clone(), alpn)?;
+        let (idle_timeout, idle_per_host) = (config.idle_timeout, config.idle_per_host);
+        let connector = Connector { config: Arc::new(config), session, clock: clock.clone() };
+        let pool = Pool::builder(Spawner(tasks.clone()))
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(idle_timeout)
+            .pool_max_idle_per_host(idle_per_host)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .build(connector);
+        Ok(Self { pool })
     }
 
     /// Sends `request`, whose URI is absolute, and returns the head of the response; its body follows as it comes.
-    pub async fn send(&self, request: Request) -> Result<Response, Error> {
-        Ok(exchange(&self.pool, request).await?.map(Body::Incoming))
-    }
-
-    /// Sends a request that carries `Upgrade` and `Connection` headers.
-    pub async fn upgrade(&self, request: Request) -> Result<Upgrade, Error> {
-        let mut response = exchange(&self.upgrades, request).await?;
-        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Upgrade::Refused(response.map(Body::Incoming)));
+    pub async fn send(&self, mut request: Request) -> Result<Response, Error> {
+        let uri = request.uri();
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+            return Err(Error::Address { uri: uri.clone() });
         }
-        let upgraded = hyper::upgrade::on(&mut response).await.map_err(Error::Upgrade)?;
-        Ok(Upgrade::Switched(response.map(|_| Body::Empty), TokioIo::new(upgraded)))
+        request.headers_mut().remove(header::EXPECT);
+        *request.version_mut() = http::Version::HTTP_11;
+        let sent = self.pool.request(request).await;
+        sent.map(|response| response.map(Body::Incoming))
+            .map_err(|error| if error.is_connect() { Error::Connect(error) } else { Error::Broken(error) })
     }
-}
-
-async fn exchange(
-    pool: &Pool<Connector, Body>,
-    mut request: Request,
-) -> Result<http::Response<hyper::body::Incoming>, Error> {
-    let uri = request.uri();
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-        return Err(Error::Address { uri: uri.clone() });
-    }
-    request.headers_mut().remove(header::EXPECT);
-    *request.version_mut() = http::Version::HTTP_11;
-    pool.request(request)
-        .await
-        .map_err(|error| if error.is_connect() { Error::Connect(error) } else { Error::Broken(error) })
 }
 
 /// A header value that is kept out of debug output, such as a bearer token.

@@ -24,6 +24,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::gather::{self, Cork, Corked};
 use super::lasting::{self, Lasting, Spawner};
+use super::limits::REQUEST_TARGET_BYTES;
+use super::peers::Peers;
+use super::refusals::{Refusals, Worded};
 use super::{Limits, ServerTls, Service};
 use crate::{Body, Request, Response, tls};
 
@@ -61,6 +64,8 @@ pub(super) struct Shared<S> {
     pub service: S,
     pub tls: Option<ServerTls>,
     pub limits: Limits,
+    pub peers: Arc<Peers>,
+    pub refusals: Option<Refusals>,
     pub clock: Clock,
     pub stop: Stop,
     pub abort: Stop,
@@ -118,7 +123,7 @@ fn builder(limits: &Limits, version: &Version, spawner: Spawner) -> auto::Builde
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.http2_streams)
-        .max_header_list_size(limits.header_bytes)
+        .max_header_list_size(limits.header_bytes.min(REQUEST_TARGET_BYTES))
         .initial_stream_window_size(limits.http2_stream_window_bytes)
         .initial_connection_window_size(limits.http2_connection_window_bytes)
         .max_send_buf_size(limits.http2_send_buffer_bytes)
@@ -165,6 +170,8 @@ async fn exchange<S: Service, I>(
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(gathering), service);
         drive(shared, connection, lasting, |context| sender.send(context), peer, &activity).await;
     } else {
+        // Who begins with HTTP/2 is never answered with a head of HTTP/1.1, so that nothing is replaced there.
+        let io = Worded::new(io, activity.clone(), shared.refusals);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         drive(shared, connection, lasting, |_| Poll::Ready(Ok(())), peer, &activity).await;
     }
@@ -176,6 +183,8 @@ enum Turn {
     Stop,
     /// No further waiting.
     Abort,
+    /// Time to see whether the connection was used at all.
+    First,
     /// Time to see whether the connection is used.
     Idle,
 }
@@ -199,6 +208,8 @@ async fn drive<S: Service, C: Connection>(
     };
     turns.push(async move { stop.stopped().await }.map(|()| Turn::Stop).boxed());
     turns.push(async move { abort.stopped().await }.map(|()| Turn::Abort).boxed());
+    let (clock, timeout) = (shared.clock.clone(), shared.limits.first_request_timeout);
+    turns.push(async move { clock.sleep(timeout).await }.map(|()| Turn::First).boxed());
     turns.push(idle());
     let mut seen = activity.begun();
     loop {
@@ -219,6 +230,9 @@ async fn drive<S: Service, C: Connection>(
             }
             Some(turn) = turns.next() => match turn {
                 Turn::Abort => return,
+                // Before its first request a client is owed no farewell, and HTTP/2 would wait for one of its.
+                Turn::First if activity.begun() == 0 => return,
+                Turn::First => {}
                 Turn::Stop => connection.as_mut().graceful_shutdown(),
                 // HTTP/2 in hyper knows no idle timeout.
                 Turn::Idle => {
@@ -258,11 +272,7 @@ async fn answer<S: Service>(service: &S, request: Request, info: Arc<ConnectionI
     // The call itself may panic too, before there is a future.
     let call = AssertUnwindSafe(async { service.call(request, info).await });
     call.catch_unwind().await.unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
+        let message = base::panics::caught(panic);
         tracing::error!(%method, path, message, "a request panicked; this is a bug");
         let mut response =
             Response::new(Body::from("internal error: the request panicked; the log says where\n"));
@@ -273,7 +283,7 @@ async fn answer<S: Service>(service: &S, request: Request, info: Arc<ConnectionI
 
 /// Counts the requests of a connection.
 #[derive(Default)]
-struct Activity {
+pub(super) struct Activity {
     begun: AtomicU64,
     ended: AtomicU64,
 }
@@ -284,11 +294,11 @@ impl Activity {
         Running(self.clone())
     }
 
-    fn begun(&self) -> u64 {
+    pub(super) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.begun() == self.ended.load(Ordering::Relaxed)
     }
 }

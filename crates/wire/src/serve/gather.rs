@@ -187,6 +187,16 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[tokio::test]
     async fn a_corked_stream_takes_only_much_at_once_until_the_turn_ends() {
         let (near, mut far) = tokio::io::duplex(3 * CORKED_BYTES);
@@ -200,8 +210,14 @@ mod tests {
         };
         assert!(turn(&mut gathering, b"little").await);
         // The one who was starved is woken once the turn has ended.
-        std::future::poll_fn(|context| sender.send(context)).await.unwrap();
-        assert!(!locked(&sender.inner).starved);
+        let woken = Arc::new(Woken::default());
+        let waker = std::task::Waker::from(woken.clone());
+        let sent = sender.send(&mut Context::from_waker(&waker));
+        assert!(matches!(sent, Poll::Ready(Ok(()))), "{sent:?}");
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 1);
+        // Nobody else is.
+        assert!(sender.send(&mut Context::from_waker(&waker)).is_ready());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         assert!(!turn(&mut gathering, &vec![7; CORKED_BYTES]).await);
         gathering.shutdown().await.unwrap();
         let mut read = Vec::new();

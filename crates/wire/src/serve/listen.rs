@@ -22,11 +22,13 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// Listens on `address`, also while old connections of a former server linger there.
+/// Listens on `address`, also while old connections of a former server linger there. Peers that have gone without a
+/// word are noticed on all connections that are accepted here.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        crate::keepalive::ask(&socket)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };

@@ -9,10 +9,13 @@ mod gather;
 mod lasting;
 mod limits;
 mod listen;
+mod peers;
+mod refusals;
 
 pub use connection::{ConnectionInfo, Tls};
-pub use limits::Limits;
+pub use limits::{Limits, REQUEST_TARGET_BYTES};
 pub use listen::{BindError, listen};
+pub use refusals::{Refusal, Refusals};
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -54,6 +57,7 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     tls: Option<ServerTls>,
     limits: Limits,
+    refusals: Option<Refusals>,
     clock: Clock,
 }
 
@@ -80,7 +84,7 @@ impl Server {
 
     /// Serves on sockets that were bound elsewhere.
     pub fn on(listeners: Vec<TcpListener>, clock: Clock) -> Self {
-        Self { listeners, tls: None, limits: Limits::default(), clock }
+        Self { listeners, tls: None, limits: Limits::default(), refusals: None, clock }
     }
 
     /// Speaks TLS only.
@@ -92,6 +96,12 @@ impl Server {
     /// Uses other limits than the default ones.
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Has words for requests whose line (414) or headers (431) are too long; without, such answers are empty.
+    pub fn with_refusals(mut self, refusals: Refusals) -> Self {
+        self.refusals = Some(refusals);
         self
     }
 
@@ -108,7 +118,9 @@ impl Server {
         let shared = Arc::new(connection::Shared {
             service,
             tls: self.tls,
+            peers: peers::Peers::new(self.limits.connections_of_peer),
             limits: self.limits,
+            refusals: self.refusals,
             clock: self.clock.clone(),
             stop: stop.clone(),
             abort: abort.signal(),
@@ -134,23 +146,32 @@ async fn accept<S: Service>(
     slots: &Arc<Semaphore>,
     stop: &Stop,
 ) {
+    let mut fails = false;
     loop {
         let Some(Ok(slot)) = stop.or(slots.clone().acquire_owned()).await else { return };
         match stop.or(listener.accept()).await {
             None => return,
             Some(Ok((stream, peer))) => {
+                fails = false;
+                let Some(place) = shared.peers.take(peer) else {
+                    tracing::debug!(%peer, "a peer has all connections that it may have");
+                    continue;
+                };
                 let shared_of_task = shared.clone();
                 shared.tasks.spawn("connection", async move {
                     connection::serve(shared_of_task, stream, peer).await;
-                    drop(slot);
+                    drop((slot, place));
                 });
             }
             Some(Err(error)) if listen::concerns_one_connection(&error) => {}
             Some(Err(error)) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot accept connections; waiting"
-                );
+                // Mostly there are no file descriptors left. Told once, for this goes on until some are free.
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot accept connections; trying again until it works"
+                    );
+                }
                 if stop.or(shared.clock.sleep(listen::ACCEPT_PAUSE)).await.is_none() {
                     return;
                 }

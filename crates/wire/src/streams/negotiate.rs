@@ -61,6 +61,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Version { .. } | Self::WebSocket(HandshakeError::Protocol { .. }) => StatusCode::FORBIDDEN,
+            Self::WebSocket(HandshakeError::Method) => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         }
     }

@@ -24,8 +24,10 @@ const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const V4: &str = "v4.channel.k8s.io";
 const V4_BASE64: &str = "v4.base64.channel.k8s.io";
 const WEBSOCKET_PROTOCOLS: [&str; 4] = [TUNNEL, "", V4, V4_BASE64];
-/// Each port takes two channels, and the last channel's number is taken; in base64 a number is one character.
+/// Each port takes two channels.
 const PORTS_MAX: usize = 60;
+/// In base64 a channel's number is one character of ASCII, counted from the zero.
+const PORTS_MAX_BASE64: usize = 40;
 /// Streams that wait for their other half.
 const PENDING_MAX: usize = 64;
 
@@ -84,8 +86,9 @@ pub fn accept_port_forward(
     let context = context.clone();
     if websocket::Offer::is_made(request.headers()) {
         let (response, protocol, socket) = websocket::accept(request, &WEBSOCKET_PROTOCOLS)?;
-        if protocol != TUNNEL && !(1..=PORTS_MAX).contains(&ports.len()) {
-            return Err(Refusal::Ports(PORTS_MAX));
+        let most = if protocol == V4_BASE64 { PORTS_MAX_BASE64 } else { PORTS_MAX };
+        if protocol != TUNNEL && !(1..=most).contains(&ports.len()) {
+            return Err(Refusal::Ports(most));
         }
         let ports = ports.to_vec();
         let session = async move {

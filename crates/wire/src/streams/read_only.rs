@@ -13,8 +13,8 @@ const BINARY: &str = "binary.k8s.io";
 const BASE64: &str = "base64.binary.k8s.io";
 const READ_MAX_BYTES: usize = 16 * 1024;
 
-/// Answers a request for a WebSocket with what `source` gives, and closes at its end. What the client sends is
-/// ignored; when it closes, `source` is dropped.
+/// Answers a request for a WebSocket with what `source` gives, and closes at its end: in peace if that was the end, as
+/// failed if it broke. What the client sends is ignored; when it closes, `source` is dropped.
 pub fn accept_read_only(
     request: &mut Request,
     source: impl AsyncRead + Send + Unpin + 'static,
@@ -44,7 +44,15 @@ async fn send(
     as_text: bool,
 ) -> Result<(), websocket::Error> {
     let mut buffer = vec![0; READ_MAX_BYTES];
-    while let Ok(count @ 1..) = source.read(&mut buffer).await {
+    loop {
+        let count = match source.read(&mut buffer).await {
+            Ok(0) => return sender.close().await,
+            Ok(count) => count,
+            Err(error) => {
+                tracing::debug!(%error, "what a WebSocket shows broke off");
+                return sender.fail("what is shown here broke off in the middle").await;
+            }
+        };
         let message = match as_text {
             true => Message::Text(STANDARD.encode(&buffer[..count])),
             false => Message::Binary(Bytes::copy_from_slice(&buffer[..count])),
@@ -52,5 +60,4 @@ async fn send(
         sender.feed(message).await?;
         sender.flush().await?;
     }
-    sender.close().await
 }

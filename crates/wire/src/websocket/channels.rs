@@ -289,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_come_back(channel in 0_u8..5, data in proptest::collection::vec(any::<u8>(), 0..99)) {
+        fn messages_come_back(channel in 0_u8..80, data in proptest::collection::vec(any::<u8>(), 0..99)) {
             for encoding in [Encoding::Binary, Encoding::Base64] {
                 let back = decode(encode(channel, &data, encoding), &layout(encoding, HalfClose::Received));
                 prop_assert_eq!(back, Some(Incoming::Data(channel, data.clone().into())));

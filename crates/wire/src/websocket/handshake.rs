@@ -26,6 +26,9 @@ pub enum HandshakeError {
     /// It asks for something else.
     #[error("the request does not ask for a WebSocket; send Connection: Upgrade and Upgrade: websocket")]
     NotAsked,
+    /// RFC 6455, 4.2.1: it is a GET.
+    #[error("a WebSocket is asked for by GET alone")]
+    Method,
     /// Another version.
     #[error("only WebSocket version 13 is spoken here")]
     Version,
@@ -51,6 +54,7 @@ impl HandshakeError {
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = match self {
             Self::Protocol { .. } => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         };
         if self == Self::Version {
@@ -115,6 +119,9 @@ pub fn accept<'s>(
     HandshakeError,
 > {
     let offer = Offer::read(request.headers())?;
+    if request.method() != Method::GET {
+        return Err(HandshakeError::Method);
+    }
     let protocol = offer.choose(spoken)?;
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -134,7 +141,7 @@ pub fn accept<'s>(
     Ok((response, protocol, socket))
 }
 
-/// A request for a WebSocket, to be sent by [`crate::connect::Client::upgrade`].
+/// A client's request for a WebSocket.
 pub fn request(uri: Uri, protocols: &[&str]) -> Request {
     let mut key = [0; KEY_BYTES];
     // The key only tells caches apart from servers; without randomness it still does.
@@ -207,5 +214,9 @@ mod tests {
         assert_eq!(refused(CONNECTION, "close"), HandshakeError::NotAsked);
         assert_eq!(refused(SEC_WEBSOCKET_VERSION, "8"), HandshakeError::Version);
         assert_eq!(refused(SEC_WEBSOCKET_KEY, "c2hvcnQ="), HandshakeError::Key);
+        let mut posted = request(Uri::from_static("https://a/"), &[]);
+        *posted.method_mut() = Method::POST;
+        let refusal = accept(&mut posted, &[""]).err().unwrap();
+        assert_eq!(refusal.into_response().status(), StatusCode::METHOD_NOT_ALLOWED);
     }
 }

@@ -92,6 +92,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sender<S> {
     pub async fn close(&mut self) -> Result<(), Error> {
         Ok(self.0.send(tungstenite::Message::Close(Some(normal()))).await?)
     }
+
+    /// Says that it does not go on, and why.
+    pub async fn fail(&mut self, reason: &'static str) -> Result<(), Error> {
+        let frame = CloseFrame { code: CloseCode::Error, reason: Utf8Bytes::from_static(reason) };
+        Ok(self.0.send(tungstenite::Message::Close(Some(frame))).await?)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Receiver<S> {

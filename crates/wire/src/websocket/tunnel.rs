@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes};
 use futures::{Sink as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Socket;
 
@@ -19,12 +19,14 @@ const WRITE_MAX_BYTES: usize = 32 * 1024;
 pub struct Tunnel<S> {
     socket: WebSocketStream<S>,
     unread: Bytes,
+    /// Whether we have said that all is done.
+    closing: bool,
 }
 
 impl<S> Tunnel<S> {
     /// Uses `socket` as a byte stream.
     pub fn new(socket: Socket<S>) -> Self {
-        Self { socket: socket.0, unread: Bytes::new() }
+        Self { socket: socket.0, unread: Bytes::new(), closing: false }
     }
 }
 
@@ -71,6 +73,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closing {
+            let mut socket = Pin::new(&mut self.socket);
+            // Without a status the end would be a failure to clients of Kubernetes.
+            let told = match ready!(socket.as_mut().poll_ready(cx)) {
+                Ok(()) => socket.start_send(Message::Close(Some(super::normal()))),
+                Err(error) => Err(error),
+            };
+            self.closing = true;
+            match told {
+                // The peer was first.
+                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(_)) => {}
+                Err(error) => return Poll::Ready(Err(io::Error::other(error))),
+            }
+        }
         Pin::new(&mut self.socket).poll_close(cx).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_tunnel_is_said_to_be_a_good_one() {
+        let (near, far) = tokio::io::duplex(1 << 12);
+        let (mut tunnel, mut client) = (Tunnel::new(Socket::server(near).await), Socket::client(far).await.0);
+        tunnel.write_all(b"bytes").await.unwrap();
+        let hear = async {
+            assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary(Bytes::from_static(b"bytes")));
+            assert_eq!(client.next().await.unwrap().unwrap(), Message::Close(Some(super::super::normal())));
+        };
+        let (ended, ()) = tokio::join!(tunnel.shutdown(), hear);
+        ended.unwrap();
     }
 }

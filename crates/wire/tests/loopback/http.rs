@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use wire::connect::Upgrade;
 use wire::serve::{Limits, ServerTls};
 use wire::tls::{Authority, Presented, Roots};
-use wire::{Body, Request, Response, proxy};
+use wire::{Body, Request, Response};
 
 use crate::world::{World, get, service, soon, text};
 
@@ -124,6 +123,83 @@ async fn what_is_too_large_or_too_slow_is_cut() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_after_the_handshake_is_cut() {
+    let world = World::new();
+    let hello = service(|_, _| async { Response::new(Body::from("hello")) });
+    let hasty = Limits { first_request_timeout: Duration::from_millis(50), ..Limits::default() };
+    let address = world.serve_with(hello, hasty, world.tls());
+    for http2 in [false, true] {
+        let mut silent = world.raw(http2, address).await;
+        assert_eq!(soon(silent.read(&mut [0; 64])).await.unwrap_or(0), 0, "http2: {http2}");
+        // Others, and those who have asked once, are not concerned.
+        let client = world.client(http2);
+        assert_eq!(text(soon(client.send(get(address, "/"))).await.unwrap()).await, "hello");
+    }
+}
+
+#[tokio::test]
+async fn one_peer_does_not_take_all_connections() {
+    let world = World::new();
+    let hello = service(|_, _| async { Response::new(Body::from("hello")) });
+    let narrow = Limits { connections_of_peer: 1, ..Limits::default() };
+    let address = world.serve_with(hello, narrow, world.tls());
+    let first = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut second = tokio::net::TcpStream::connect(address).await.unwrap();
+    assert_eq!(soon(second.read(&mut [0; 8])).await.unwrap_or(0), 0, "the second is closed");
+    drop(first);
+    // The place is free again when the server has seen the end.
+    let client = world.client(true);
+    let answered = async {
+        loop {
+            if let Ok(response) = client.send(get(address, "/")).await {
+                return text(response).await;
+            }
+        }
+    };
+    assert_eq!(soon(answered).await, "hello");
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_is_answered_with_words() {
+    let world = World::new();
+    let hello = || service(|_, _| async { Response::new(Body::from("hello")) });
+    let words = |code: http::StatusCode| wire::serve::Refusal {
+        content_type: "text/plain",
+        body: format!("{}: shorten it", code.as_u16()).into_bytes(),
+    };
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = wire::serve::Server::bind(&[any], world.clock.clone()).unwrap();
+    let server = server.with_tls(world.tls()).with_refusals(words);
+    let (address, stop) = (server.addresses()[0], world.stopper.signal());
+    world.tasks.spawn("server", async move {
+        server.run(hello(), stop, Duration::from_secs(1)).await;
+    });
+    for (head, expect) in [
+        (format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(70_000)), "414: shorten it"),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(300)), "431: shorten it"),
+    ] {
+        let mut io = world.raw(false, address).await;
+        // A request before it does not hide it.
+        io.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut seen = vec![0; 5];
+        while !seen.ends_with(b"hello") {
+            seen.push(soon(io.read_u8()).await.unwrap());
+        }
+        io.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = soon(io.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {}", &expect[..3])), "{answer}");
+        assert!(answer.contains("content-type: text/plain") && answer.ends_with(expect), "{answer}");
+    }
+    // Over HTTP/2 the bound of all headers is that of the line.
+    let mut request = get(address, "/");
+    request.headers_mut().insert("x-large", "x".repeat(66_000).parse().unwrap());
+    let response = soon(world.client(true).send(request)).await.unwrap();
+    assert_eq!(response.status(), http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+#[tokio::test]
 async fn stopping_lets_requests_end_and_cuts_what_does_not() {
     let world = World::new();
     let (started, mut seen) = tokio::sync::mpsc::channel(4);
@@ -162,57 +238,41 @@ async fn stopping_lets_requests_end_and_cuts_what_does_not() {
     assert!(soon(world.client(true).send(get(address, "/"))).await.is_err());
 }
 
-fn upgrade_request(address: std::net::SocketAddr) -> Request {
-    let mut request = get(address, "/up");
-    request.headers_mut().insert("connection", "Upgrade".parse().unwrap());
-    request.headers_mut().insert("upgrade", "echo".parse().unwrap());
-    request
-}
-
 #[tokio::test]
-async fn an_upgrade_goes_through_a_proxy_and_a_refusal_too() {
+async fn connections_fields_and_idleness_are_bounded() {
     let world = World::new();
-    let tasks = world.tasks.clone();
-    let backend = world.serve(service(move |mut request: Request, _| {
-        let tasks = tasks.clone();
-        async move {
-            if request.headers().get("upgrade").is_none_or(|value| value != "echo") {
-                return Response::new(Body::from("no upgrade"));
-            }
-            let upgraded = hyper::upgrade::on(&mut request);
-            tasks.spawn("echo", async move {
-                let io = hyper_util::rt::TokioIo::new(upgraded.await.unwrap());
-                let (mut reader, mut writer) = tokio::io::split(io);
-                tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-                writer.shutdown().await.unwrap();
-            });
-            let mut response = Response::new(Body::Empty);
-            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-            response.headers_mut().insert("upgrade", "echo".parse().unwrap());
-            response.headers_mut().insert("connection", "Upgrade".parse().unwrap());
-            response
-        }
-    }));
-    let (client, tasks, stop) = (world.client(true), world.tasks.clone(), world.stopper.signal());
-    let front = world.serve(service(move |request: Request, _| {
-        let (client, tasks, stop) = (client.clone(), tasks.clone(), stop.clone());
-        async move {
-            let target = format!("https://{backend}{}", request.uri().path()).parse().unwrap();
-            proxy::forward(&client, request, target, &tasks, &stop).await.unwrap()
-        }
-    }));
-    let client = world.client(true);
-    let Upgrade::Switched(_, mut io) = soon(client.upgrade(upgrade_request(front))).await.unwrap() else {
-        panic!("not switched")
+    let hello = || service(|_, _| async { Response::new(Body::from("hello")) });
+    let one = Limits { connections: 1, ..Limits::default() };
+    let address = world.serve_with(hello(), one, world.tls());
+    let first = world.raw(false, address).await;
+    let client = world.client(false);
+    let mut second = std::pin::pin!(client.send(get(address, "/")));
+    let early = world.clock.timeout(Duration::from_millis(50), &mut second).await;
+    assert!(early.is_none(), "the second waits until the first has gone");
+    drop(first);
+    assert_eq!(text(soon(second).await.unwrap()).await, "hello");
+
+    let few = Limits { header_fields: 8, ..Limits::default() };
+    let address = world.serve_with(hello(), few, world.tls());
+    let mut request = get(address, "/");
+    for number in 0..9 {
+        request.headers_mut().append("x-many", number.into());
+    }
+    let response = soon(world.client(false).send(request)).await.unwrap();
+    assert_eq!(response.status(), http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+
+    let brief = Limits { idle_timeout: Duration::from_millis(50), ..Limits::default() };
+    let address = world.serve_with(hello(), brief, world.tls());
+    let io = hyper_util::rt::TokioIo::new(world.raw(true, address).await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let asking = async {
+        let response = sender.send_request(get(address, "/")).await.unwrap();
+        assert_eq!(text(response.map(Body::from)).await, "hello");
+        std::future::pending::<()>().await;
     };
-    io.write_all(b"over two hops").await.unwrap();
-    io.shutdown().await.unwrap();
-    let mut back = String::new();
-    soon(io.read_to_string(&mut back)).await.unwrap();
-    assert_eq!(back, "over two hops");
-    let mut other = upgrade_request(front);
-    other.headers_mut().insert("upgrade", "unknown".parse().unwrap());
-    let Upgrade::Refused(answer) = soon(client.upgrade(other)).await.unwrap() else { panic!("switched") };
-    assert_eq!(text(answer).await, "no upgrade");
-    assert_eq!(text(soon(client.send(get(front, "/"))).await.unwrap()).await, "no upgrade");
+    tokio::select! {
+        ended = soon(connection) => ended.unwrap(),
+        () = asking => {}
+    }
 }

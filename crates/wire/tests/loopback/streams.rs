@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use wire::connect::Upgrade;
 use wire::spdy::{Connection, Headers, Role, Stream};
 use wire::streams::{
     Context, PortForward, RemoteCommand, Wanted, accept_port_forward, accept_read_only, accept_remote_command,
@@ -12,7 +11,7 @@ use wire::streams::{
 use wire::websocket::{Channels, Encoding, HalfClose, Layout, Message, Socket, Tunnel};
 use wire::{Request, Response, websocket};
 
-use crate::world::{World, get, service, soon};
+use crate::world::{Upgrade, World, get, service, soon};
 
 const STATUS: &str = r#"{"status":"Success"}"#;
 
@@ -57,6 +56,11 @@ fn serve(world: &World) -> SocketAddr {
                         response
                     })
                 }
+                "/broken" => {
+                    let pieces = [Ok(&b"half"[..]), Err(std::io::Error::other("the disk"))];
+                    let source = tokio_util::io::StreamReader::new(futures::stream::iter(pieces));
+                    accept_read_only(&mut request, source, &context)
+                }
                 _ => accept_read_only(&mut request, &b"line 1\nline 2\n"[..], &context),
             };
             accepted.unwrap_or_else(wire::streams::Refusal::into_response)
@@ -86,7 +90,7 @@ async fn run(mut command: RemoteCommand) {
 }
 
 async fn upgrade(world: &World, request: Request) -> (Response, websocket::UpgradedIo) {
-    match soon(world.client(true).upgrade(request)).await.unwrap() {
+    match soon(world.upgrade(request)).await {
         Upgrade::Switched(response, io) => (response, io),
         Upgrade::Refused(response) => panic!("refused: {}", crate::world::text(response).await),
     }
@@ -196,8 +200,7 @@ async fn a_request_that_agrees_on_nothing_gets_a_clear_answer() {
         (spdy_request(address, "/exec?stdout", "v9.channel.k8s.io"), 403),
         (websocket_request(address, "/exec?stdout", "v9.channel.k8s.io"), 403),
     ] {
-        let answer = soon(world.client(false).upgrade(request)).await.unwrap();
-        let Upgrade::Refused(answer) = answer else { panic!("accepted") };
+        let Upgrade::Refused(answer) = soon(world.upgrade(request)).await else { panic!("accepted") };
         assert_eq!(answer.status(), status);
     }
 }
@@ -255,4 +258,23 @@ async fn logs_come_by_websocket() {
         all.extend_from_slice(&bytes);
     }
     assert_eq!(all, b"line 1\nline 2\n");
+}
+
+#[tokio::test]
+async fn a_log_that_breaks_off_is_not_taken_for_a_whole_one() {
+    use futures::StreamExt as _;
+    use tokio_tungstenite::tungstenite::{self, protocol::Role};
+    let world = World::new();
+    let address = serve(&world);
+    for (path, code) in [("/log", 1000), ("/broken", 1011)] {
+        let (_, io) = upgrade(&world, websocket_request(address, path, "binary.k8s.io")).await;
+        let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        let close = loop {
+            match soon(socket.next()).await.unwrap().unwrap() {
+                tungstenite::Message::Close(Some(frame)) => break u16::from(frame.code),
+                _ => {}
+            }
+        };
+        assert_eq!(close, code, "{path}");
+    }
 }

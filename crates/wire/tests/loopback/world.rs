@@ -6,9 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, Stopper, Tasks};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::net::TcpStream;
 use wire::connect::{Client, Config};
 use wire::serve::{ConnectionInfo, Limits, Server, ServerTls, Service};
 use wire::tls::{Authority, KeyPair, Leaf, Presented, Roots, Usage};
+use wire::websocket::UpgradedIo;
 use wire::{Body, Request, Response};
 
 pub struct World {
@@ -68,6 +73,42 @@ impl World {
     pub fn client_showing(&self, http2: bool, presented: Arc<Presented>) -> Client {
         let config = Config { http2, ..Config::new(self.roots(), presented) };
         Client::new(config, &self.clock, &self.tasks).unwrap()
+    }
+
+    /// A TLS stream on which nothing was said yet.
+    pub async fn raw(&self, http2: bool, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = self.authority.certificate_pem().as_bytes();
+        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        soon(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
+    }
+}
+
+/// What a request to upgrade led to.
+pub enum Upgrade {
+    Switched(Response, UpgradedIo),
+    Refused(Response),
+}
+
+impl World {
+    /// Sends a request to upgrade, over a connection of its own.
+    pub async fn upgrade(&self, mut request: Request) -> Upgrade {
+        let authority = request.uri().authority().unwrap().to_string();
+        let io = TokioIo::new(self.raw(false, authority.parse().unwrap()).await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        self.tasks.spawn("upgrading client", async move { connection.with_upgrades().await.unwrap() });
+        request.headers_mut().insert("host", authority.parse().unwrap());
+        *request.uri_mut() = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
+        let mut response = soon(sender.send_request(request)).await.unwrap();
+        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Upgrade::Refused(response.map(Body::from));
+        }
+        let io = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        Upgrade::Switched(response.map(|_| Body::Empty), io)
     }
 }
 
