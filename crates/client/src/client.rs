@@ -54,7 +54,11 @@ pub enum Error {
 pub struct Client(Arc<Inner>);
 
 struct Inner {
+    /// Calls, over few connections.
     http: connect::Client,
+    /// Watches, over a connection each: over one of HTTP/2, whose streams are few, they would hold up calls (and with
+    /// them heartbeats) as soon as there are many.
+    watches: connect::Client,
     server: String,
     clock: Clock,
     agent: HeaderValue,
@@ -62,14 +66,14 @@ struct Inner {
 }
 
 impl Client {
-    /// A client for what `config` names. Its background work joins `tasks`.
-    pub fn new(config: &Kubeconfig, clock: &Clock, tasks: &Tasks) -> Result<Self, Error> {
-        let roots = match &config.authority_pem {
+    /// A client for what `kubeconfig` names. Its background work joins `tasks`.
+    pub fn new(kubeconfig: &Kubeconfig, clock: &Clock, tasks: &Tasks) -> Result<Self, Error> {
+        let roots = match &kubeconfig.authority_pem {
             Some(pem) => tls::Roots::new(pem)?,
-            None if config.insecure => tls::Roots::any_server(),
+            None if kubeconfig.insecure => tls::Roots::any_server(),
             None => tls::Roots::none(),
         };
-        let (presented, token) = match &config.credential {
+        let (presented, token) = match &kubeconfig.credential {
             Credential::Certificate { certificate_pem, key_pem } => {
                 let pair = tls::KeyPair { chain_pem: certificate_pem.clone(), key_pem: key_pem.clone() };
                 (tls::Presented::new(&pair)?, None)
@@ -80,42 +84,14 @@ impl Client {
             }
             Credential::None => (tls::Presented::none(), None),
         };
-        Self::with(roots, presented, token, &config.server, config.server_name.clone(), clock, tasks)
-    }
-
-    /// A client with certificates that somebody else keeps fresh.
-    pub fn with_certificates(
-        server: &str,
-        roots: Arc<tls::Roots>,
-        presented: Arc<tls::Presented>,
-        clock: &Clock,
-        tasks: &Tasks,
-    ) -> Result<Self, Error> {
-        Self::with(roots, presented, None, server, None, clock, tasks)
-    }
-
-    fn with(
-        roots: Arc<tls::Roots>,
-        presented: Arc<tls::Presented>,
-        token: Option<HeaderValue>,
-        server: &str,
-        server_name: Option<String>,
-        clock: &Clock,
-        tasks: &Tasks,
-    ) -> Result<Self, Error> {
         let mut config = connect::Config::new(roots, presented);
-        config.server_name = server_name;
+        config.server_name.clone_from(&kubeconfig.server_name);
+        let watches = connect::Config { http2: false, ..config.clone() };
+        let watches = connect::Client::new(watches, clock, tasks)?;
         let http = connect::Client::new(config, clock, tasks)?;
-        let server = server.trim_end_matches('/').to_owned();
+        let server = kubeconfig.server.trim_end_matches('/').to_owned();
         let agent = HeaderValue::from_static(USER_AGENT);
-        Ok(Self(Arc::new(Inner { http, server, clock: clock.clone(), agent, token })))
-    }
-
-    /// Reads a path that is no resource, such as `/readyz`.
-    pub async fn raw(&self, path: &str) -> Result<Bytes, Status> {
-        let ask =
-            Ask { method: http::Method::GET, path: path.to_owned(), body: Bytes::new(), content_type: "" };
-        self.body_of(&ask).await
+        Ok(Self(Arc::new(Inner { http, watches, server, clock: clock.clone(), agent, token })))
     }
 
     async fn one(&self, call: &Call) -> Result<Answer, Status> {
@@ -125,7 +101,7 @@ impl Client {
 
     async fn body_of(&self, ask: &Ask) -> Result<Bytes, Status> {
         let work = async {
-            let (code, response) = self.send(ask).await?;
+            let (code, response) = self.send(&self.0.http, ask).await?;
             let body = wire::body::read(response.into_body(), ANSWER_BYTES)
                 .await
                 .map_err(|error| Status::new(Reason::ServiceUnavailable, error.to_string()))?;
@@ -137,10 +113,10 @@ impl Client {
     }
 
     /// Sends until there is an answer that is worth the caller's time.
-    async fn send(&self, ask: &Ask) -> Result<(u16, Response), Status> {
+    async fn send(&self, http: &connect::Client, ask: &Ask) -> Result<(u16, Response), Status> {
         let mut backoff = Backoff::new(RETRY_INITIAL, RETRY_CEILING);
         loop {
-            let result = self.0.http.send(self.request(ask)?).await;
+            let result = http.send(self.request(ask)?).await;
             let last = backoff.failures() + 1 >= ATTEMPTS_MAX;
             let wait = match result {
                 Ok(response) => {
@@ -223,7 +199,7 @@ impl Api for Client {
     fn watch(&self, watched: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
         Box::pin(async move {
             let ask = Ask::watching(&watched, WATCH_SECONDS);
-            let (code, response) = self.send(&ask).await?;
+            let (code, response) = self.send(&self.0.watches, &ask).await?;
             if code >= 300 {
                 let body = wire::body::read(response.into_body(), ANSWER_BYTES)
                     .await
@@ -328,6 +304,61 @@ mod tests {
         stopper.stop();
     }
 
+    fn pods_watched() -> Watch {
+        Watch {
+            collection: api::interface::Collection::new(&PODS, ""),
+            label_selector: "".into(),
+            field_selector: "".into(),
+            from: None,
+            bookmarks: true,
+            initial_events: false,
+        }
+    }
+
+    /// More than a server takes on one connection of HTTP/2.
+    const MANY: usize = 300;
+
+    #[tokio::test]
+    async fn many_watches_hold_up_no_call() {
+        let (clock, tasks, stopper) = (Clock::system(), Tasks::new(), Stopper::new());
+        let authority = tls::Authority::create("test", clock.now()).unwrap();
+        let leaf = tls::Leaf {
+            common_name: "server".into(),
+            organizations: Vec::new(),
+            dns_names: Vec::new(),
+            ips: vec!["127.0.0.1".parse().unwrap()],
+            usages: vec![tls::Usage::Server],
+            lifetime: Duration::from_secs(600),
+        };
+        let presented = tls::Presented::new(&authority.issue(&leaf, clock.now()).unwrap()).unwrap();
+        let secure = wire::serve::ServerTls::new(presented, tls::Roots::none()).unwrap();
+        let server = wire::serve::Server::bind(&["127.0.0.1:0".parse().unwrap()], clock.clone()).unwrap();
+        let server = server.with_tls(secure);
+        let (address, stop) = (server.addresses()[0], stopper.signal());
+        tasks.spawn("server", async move {
+            let service = |request: wire::Request, _| async move {
+                let watches = request.uri().query().is_some_and(|query| query.contains("watch=1"));
+                assert!(watches == (request.version() == http::Version::HTTP_11), "calls share a connection");
+                let endless = || Body::stream(futures::stream::pending());
+                Response::new(if watches { endless() } else { Body::from(page(&[], "")) })
+            };
+            server.run(service, stop, Duration::ZERO).await;
+        });
+        let config = Kubeconfig {
+            server: format!("https://{address}"),
+            authority_pem: Some(authority.certificate_pem().to_owned()),
+            ..Kubeconfig::default()
+        };
+        let client = Client::new(&config, &clock, &tasks).unwrap();
+        let opening = (0..MANY).map(|_| client.watch(pods_watched()));
+        let watches = futures::future::try_join_all(opening).await.unwrap();
+        let api: Arc<dyn Api> = Arc::new(client);
+        let listed = clock.timeout(Duration::from_secs(5), api.list(&PODS, "n")).await;
+        assert!(listed.expect("it is not held up").is_ok());
+        assert_eq!(watches.len(), MANY);
+        stopper.stop();
+    }
+
     #[tokio::test]
     async fn a_watch_gives_events_as_they_come() {
         use futures::StreamExt as _;
@@ -337,15 +368,7 @@ mod tests {
             (200, format!("{event}\n"))
         })
         .await;
-        let watch = Watch {
-            collection: api::interface::Collection::new(&PODS, ""),
-            label_selector: "".into(),
-            field_selector: "".into(),
-            from: None,
-            bookmarks: true,
-            initial_events: false,
-        };
-        let stream = client.watch(watch).await.unwrap();
+        let stream = client.watch(pods_watched()).await.unwrap();
         assert_eq!(stream.collect::<Vec<_>>().await.len(), 1);
         stopper.stop();
     }

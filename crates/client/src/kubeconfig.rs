@@ -94,9 +94,10 @@ pub enum KubeconfigError {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", default)]
 struct Document {
-    clusters: Vec<NamedCluster>,
-    contexts: Vec<NamedContext>,
-    users: Vec<NamedUser>,
+    // "kubectl config" writes null where the last entry has gone.
+    clusters: Option<Vec<NamedCluster>>,
+    contexts: Option<Vec<NamedContext>>,
+    users: Option<Vec<NamedUser>>,
     current_context: String,
 }
 
@@ -201,11 +202,11 @@ impl Kubeconfig {
         let folder = path.parent().unwrap_or(Path::new(""));
         let missing = |what, name: &str| KubeconfigError::Missing { what, name: name.to_owned() };
         let name = context.unwrap_or(&document.current_context);
-        let context = document.contexts.iter().find(|entry| entry.name == name);
+        let context = document.contexts.iter().flatten().find(|entry| entry.name == name);
         let context = &context.ok_or_else(|| missing("context", name))?.context;
-        let cluster = document.clusters.iter().find(|entry| entry.name == context.cluster);
+        let cluster = document.clusters.iter().flatten().find(|entry| entry.name == context.cluster);
         let cluster = &cluster.ok_or_else(|| missing("cluster", &context.cluster))?.cluster;
-        let user = document.users.iter().find(|entry| entry.name == context.user);
+        let user = document.users.iter().flatten().find(|entry| entry.name == context.user);
         if user.is_none() && !context.user.is_empty() {
             return Err(missing("user", &context.user));
         }
@@ -243,16 +244,22 @@ impl User {
         )?;
         let key =
             material("client-key-data", self.client_key_data.as_deref(), self.client_key.as_deref(), folder)?;
-        if let (Some(certificate_pem), Some(key_pem)) = (certificate, key) {
-            return Ok(Credential::Certificate { certificate_pem, key_pem });
+        let half = |field| KubeconfigError::Field { field, reason: "its other half is missing".to_owned() };
+        match (certificate, key) {
+            (Some(certificate_pem), Some(key_pem)) => {
+                return Ok(Credential::Certificate { certificate_pem, key_pem });
+            }
+            (Some(_), None) => return Err(half("client-certificate")),
+            (None, Some(_)) => return Err(half("client-key")),
+            (None, None) => {}
         }
-        if let Some(path) = &self.token_file {
+        if let Some(path) = self.token_file.as_ref().filter(|path| !path.is_empty()) {
             let path = folder.join(path);
             let text = std::fs::read_to_string(&path);
             let text = text.map_err(|source| KubeconfigError::File { path, source })?;
             return Ok(Credential::Token(text.trim().to_owned()));
         }
-        if let Some(token) = &self.token {
+        if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Credential::Token(token.clone()));
         }
         self.exec.as_ref().map_or(Ok(Credential::None), Exec::run)
@@ -341,6 +348,28 @@ users:
         let error = Kubeconfig::parse(TEXT, Path::new("/x/config"), Some("c")).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("no context \"c\""), "{error}");
         assert!(Kubeconfig::parse("[", Path::new("x"), None).is_err());
+    }
+
+    #[test]
+    fn half_a_credential_is_told_and_an_empty_one_is_none() {
+        let of = |user: &str| {
+            let text = TEXT.replace("{token: secret}", user);
+            Kubeconfig::parse(&text, Path::new("/x/config"), None).map(|config| config.credential)
+        };
+        for (user, field) in [
+            ("{client-certificate-data: Y2E=}", "client-certificate"),
+            ("{client-key-data: Y2E=}", "client-key"),
+        ] {
+            let error = of(user).map(|_| ()).unwrap_err();
+            assert!(
+                matches!(&error, KubeconfigError::Field { field: told, .. } if *told == field),
+                "{error}"
+            );
+        }
+        assert!(matches!(of("{token: '', tokenFile: ''}"), Ok(Credential::None)));
+        let empty = "{clusters: null, contexts: null, users: null, current-context: a}";
+        let error = Kubeconfig::parse(empty, Path::new("x"), None).map(|_| ()).unwrap_err();
+        assert!(matches!(error, KubeconfigError::Missing { what: "context", .. }), "{error}");
     }
 
     #[test]

@@ -44,8 +44,9 @@ impl Lines {
         }
     }
 
-    /// What came without a newline, when the stream has ended.
-    pub fn rest(self) -> Option<Bytes> {
+    /// What came without a newline, when the stream has ended: elsewhere it is a line that was cut, and not looked at.
+    #[cfg(test)]
+    fn rest(self) -> Option<Bytes> {
         let rest = self.buffer.freeze();
         (!rest.iter().all(u8::is_ascii_whitespace)).then_some(rest)
     }
