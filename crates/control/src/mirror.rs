@@ -1,6 +1,7 @@
 //! A cache of one collection, fed by list and watch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,13 +11,19 @@ use api::object::Object;
 use api::status::{Reason, Status};
 use api::value::Str;
 use base::{Backoff, Clock, Level, Stop};
-use futures::StreamExt;
-use tracing::{debug, warn};
+use futures::{FutureExt, StreamExt};
+use tracing::{debug, error, warn};
 
 /// Wait between attempts to list or watch, first and longest: a node is to hear again within a second of a server that
 /// was away for long.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_millis(500);
+/// Wait before everything is listed anew once more, first and longest, where the last time is not long ago: who cannot
+/// keep up must not ask for all objects all the time.
+const LIST_FIRST: Duration = Duration::from_millis(200);
+const LIST_LONGEST: Duration = Duration::from_secs(5);
+/// When a list is long enough ago for the next one to be made at once.
+const LIST_QUIET: Duration = Duration::from_secs(60);
 
 /// Namespace and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,19 +202,36 @@ impl Mirror {
         keys.filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
-    /// Feeds the mirror until `stop`. Errors are retried; a revision that is too old leads to a new list.
+    /// Feeds the mirror until `stop`. Errors are retried; a revision of which the server knows nothing any more, or
+    /// nothing yet, leads to a new list.
     pub async fn run(&self, api: &dyn Api, clock: &Clock, stop: &Stop) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let (mut lists, mut listed) = (Backoff::new(LIST_FIRST, LIST_LONGEST), None::<Duration>);
         let mut from = None;
         while !stop.is_stopped() {
-            let Some(result) = stop.or(self.follow(api, &mut from, &mut backoff)).await else { return };
+            let following = AssertUnwindSafe(self.follow(api, &mut from, &mut backoff)).catch_unwind();
+            let Some(result) = stop.or(following).await else { return };
+            let result = result.unwrap_or_else(|panic| {
+                let message = base::panics::caught(panic);
+                error!(resource = %self.collection.resource, message, "a mirror panicked; this is a bug");
+                // Whatever was half done, a whole list puts right.
+                Err(Status::expired(message))
+            });
             let delay = match result {
                 // The server ends watches now and then; the next one goes on where this one ended.
                 Ok(()) => continue,
-                Err(status) if matches!(status.reason, Reason::Expired | Reason::Gone) => {
-                    debug!(resource = %self.collection.resource, "the watch is too old; listing anew");
+                Err(status) if is_of_no_use(&status) => {
+                    debug!(resource = %self.collection.resource, error = %status, "listing anew");
                     from = None;
-                    Duration::ZERO
+                    let now = clock.monotonic();
+                    let quiet = listed.is_none_or(|at| now.saturating_sub(at) > LIST_QUIET);
+                    listed = Some(now);
+                    if quiet {
+                        lists.succeed();
+                        Duration::ZERO
+                    } else {
+                        lists.fail()
+                    }
                 }
                 Err(status) => {
                     let delay = backoff.fail();
@@ -313,7 +337,12 @@ impl Mirror {
 
     fn tell(&self, change: &Change) {
         for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            listener(change);
+            // Others hear of it all the same, and of what comes after it.
+            if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| listener(change))) {
+                let message = base::panics::caught(panic);
+                let key = change.either().map(|object| Key::of(object).to_string());
+                error!(resource = %self.collection.resource, key, message, "a listener panicked; this is a bug");
+            }
         }
     }
 
@@ -324,6 +353,12 @@ impl Mirror {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a watch's revision is no place to go on from: the server has forgotten what came after it, or has never come
+/// so far, because its data were put back to an earlier state.
+fn is_of_no_use(status: &Status) -> bool {
+    matches!(status.reason, Reason::Expired | Reason::Gone | Reason::Timeout)
 }
 
 impl State {
@@ -368,8 +403,11 @@ fn forget(entries: &mut Entries, value: &str, key: &Key) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::interface::{Answer, List, WatchStream};
     use api::json;
     use api::names::PODS;
+    use futures::future::BoxFuture;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn pod(name: &str, revision: &str, owner: &str) -> Arc<Object> {
         let tree = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
@@ -406,5 +444,76 @@ mod tests {
         mirror.replace(vec![pod("y", "2", "u"), pod("z", "4", "u")], 5);
         let heard = heard.lock().unwrap().clone();
         assert_eq!(heard, [(Some("x".into()), None), (None, Some("z".into()))]);
+    }
+
+    #[test]
+    fn a_listener_that_panics_keeps_nobody_else_from_hearing() {
+        let mirror = Mirror::new(&PODS);
+        let heard = Arc::new(AtomicUsize::new(0));
+        let ear = heard.clone();
+        mirror.on_change(|_| panic!("on purpose"));
+        mirror.on_change(move |_| {
+            ear.fetch_add(1, Ordering::Relaxed);
+        });
+        mirror.apply(WatchEvent::Added(pod("x", "1", "u")));
+        mirror.apply(WatchEvent::Deleted(pod("x", "2", "u")));
+        assert_eq!((heard.load(Ordering::Relaxed), mirror.progress().revision), (2, 2));
+    }
+
+    /// Says what its script says at each list, and ends each watch as that says.
+    struct Scripted {
+        lists: AtomicUsize,
+        list: fn(usize) -> (u64, &'static str),
+        end: fn() -> Status,
+    }
+
+    impl Api for Scripted {
+        fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
+            assert!(matches!(call, Call::List(..)));
+            let (revision, name) = (self.list)(self.lists.fetch_add(1, Ordering::Relaxed));
+            let items = vec![pod(name, &revision.to_string(), "u")];
+            async move { Ok(Answer::List(List { revision, items, ..List::default() })) }.boxed()
+        }
+
+        fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
+            let answer = match watch.from {
+                Some(5) => Ok(futures::stream::pending().boxed()),
+                _ => Err((self.end)()),
+            };
+            async move { answer }.boxed()
+        }
+    }
+
+    /// Feeds a mirror for a minute; returns it with the number of lists that were made.
+    async fn fed(list: fn(usize) -> (u64, &'static str), end: fn() -> Status) -> (Mirror, usize) {
+        let api = Scripted { lists: AtomicUsize::new(0), list, end };
+        let (mirror, clock) = (Mirror::new(&PODS), Clock::simulated(jiff::Timestamp::UNIX_EPOCH));
+        let stopper = base::Stopper::new();
+        let stop = stopper.signal();
+        let _ = clock.timeout(Duration::from_secs(60), mirror.run(&api, &clock, &stop)).await;
+        (mirror, api.lists.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_data_went_back_is_listed_anew() {
+        let too_large =
+            || Status::new(Reason::Timeout, "Timeout: Too large resource version: 100, current: 5");
+        let (mirror, lists) =
+            fed(|at| if at == 0 { (100, "later") } else { (5, "earlier") }, too_large).await;
+        assert_eq!((lists, mirror.progress().revision), (2, 5));
+        assert!(mirror.get("a", "earlier").is_some() && mirror.get("a", "later").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_keep_up_does_not_list_all_the_time() {
+        let (_, lists) = fed(|_| (7, "x"), || Status::expired("too old")).await;
+        assert!((10..=20).contains(&lists), "{lists}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_panics_begins_anew() {
+        let (mirror, lists) =
+            fed(|at| if at == 0 { panic!("on purpose") } else { (5, "x") }, || panic!("no")).await;
+        assert_eq!((lists, mirror.len()), (2, 1));
     }
 }

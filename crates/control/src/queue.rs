@@ -73,7 +73,9 @@ impl Queue {
                 if let Some(key) = state.ready.pop_front() {
                     state.waiting.remove(&key);
                     state.working.insert(key.clone());
-                    if !state.ready.is_empty() {
+                    // Somebody else must see to what is ready, and to the time of what is not: whoever did so far may
+                    // be the one who goes to work now.
+                    if !(state.ready.is_empty() && state.delayed.is_empty()) {
                         self.wake.notify_one();
                     }
                     return Some(key);
@@ -171,6 +173,20 @@ mod tests {
         assert!(queue.is_idle());
         queue.close();
         assert_eq!(queue.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_to_work_leaves_the_time_of_delayed_keys_to_another() {
+        let queue = Queue::new(Clock::simulated(Timestamp::UNIX_EPOCH));
+        queue.add_after(key("later"), Duration::from_secs(3));
+        queue.wake.notified().await;
+        queue.add(key("now"));
+        queue.wake.notified().await;
+        // Somebody waits who has seen neither, and nobody else would wake him.
+        let mut idle = Box::pin(queue.wake.notified());
+        assert!(futures::poll!(&mut idle).is_pending());
+        assert_eq!(queue.next().await, Some(key("now")));
+        assert!(futures::poll!(&mut idle).is_ready());
     }
 
     #[tokio::test(start_paused = true)]

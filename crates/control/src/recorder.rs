@@ -1,32 +1,33 @@
-//! Telling users what happened, as Events: repeated ones are counted, chatty sources are quietened.
-//!
-//! The rules are upstream's (client-go's correlator): equal events raise `count` on one object, and a source may say
-//! 25 things about an object at once and one more every five minutes.
+//! Telling users what happened, as Events: repeated ones are counted, similar ones become one, chatty sources are
+//! quietened ([`memory`]). What a server that is away cannot take is told again until it does.
 
-use std::collections::BTreeMap;
+mod memory;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::interface::{Api, PatchKind, Target};
 use api::json;
 use api::names::EVENTS;
 use api::object::Object;
-use api::status::Reason;
+use api::status::{Reason, Status};
 use api::time::seconds;
+use api::validation::names::is_subdomain;
 use api::value::{Str, Value};
-use base::{Clock, Stop};
+use base::{Backoff, Clock, Stop};
 use jiff::Timestamp;
+use memory::{Memory, Telling};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 /// Notes that wait to be written; more are dropped, for users' events must never hold up the system.
 const QUEUE_NOTES: usize = 4096;
-/// Events that are remembered for counting, and sources for quietening.
-const REMEMBERED: usize = 4096;
-/// What a source may say about one object at once.
-const BURST: f64 = 25.0;
-/// Seconds until it may say one thing more.
-const REFILL_SECONDS: f64 = 300.0;
+/// Wait before an Event that could not be written is written again, first and longest, and how long that is tried in
+/// all. Upstream's recorder comes twelve times, ten seconds apart.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+const RETRIES: Duration = Duration::from_secs(120);
 
 /// One thing to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +66,8 @@ pub struct About {
 pub struct Recorder {
     source: Str,
     sender: mpsc::Sender<(Str, Note)>,
+    /// Whether it was told that notes are dropped.
+    overflows: Arc<AtomicBool>,
 }
 
 /// Writes what recorders take.
@@ -134,59 +137,92 @@ impl Recorder {
     pub fn new(source: &str, host: &str) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(QUEUE_NOTES);
         let writer = Writer { receiver, host: host.into(), memory: Memory::default() };
-        (Self { source: source.into(), sender }, writer)
+        (Self { source: source.into(), sender, overflows: Arc::default() }, writer)
     }
 
     /// The same writer, another source.
     #[must_use]
     pub fn for_source(&self, source: &str) -> Self {
-        Self { source: source.into(), sender: self.sender.clone() }
+        Self { source: source.into(), ..self.clone() }
     }
 
     /// Takes a note.
     pub fn note(&self, note: Note) {
-        if self.sender.try_send((self.source.clone(), note)).is_err() {
-            debug!(source = %self.source, "an event was dropped: too many wait, or the writer has stopped");
+        match self.sender.try_send((self.source.clone(), note)) {
+            Ok(()) => {
+                if self.overflows.load(Ordering::Relaxed) {
+                    self.overflows.store(false, Ordering::Relaxed);
+                }
+            }
+            Err(mpsc::error::TrySendError::Full(_)) if !self.overflows.swap(true, Ordering::Relaxed) => {
+                warn!(source = %self.source, "events are dropped: too many wait to be written");
+            }
+            Err(error) => debug!(source = %self.source, %error, "an event was dropped"),
         }
     }
 }
 
 impl Writer {
-    /// Writes notes as Events until `stop`, then what is still waiting.
+    /// Writes notes as Events until `stop`, then what is still waiting, once each.
     pub async fn run(mut self, api: &dyn Api, clock: &Clock, stop: &Stop) {
         while let Some(Some((source, note))) = stop.or(self.receiver.recv()).await {
-            self.write(api, clock, &source, &note).await;
+            self.tell(api, clock, stop, &source, &note).await;
         }
         self.receiver.close();
         while let Ok((source, note)) = self.receiver.try_recv() {
-            self.write(api, clock, &source, &note).await;
+            self.tell(api, clock, stop, &source, &note).await;
         }
     }
 
-    async fn write(&mut self, api: &dyn Api, clock: &Clock, source: &Str, note: &Note) {
+    async fn tell(&mut self, api: &dyn Api, clock: &Clock, stop: &Stop, source: &Str, note: &Note) {
         let now = clock.now();
-        let Some(action) = self.memory.decide(source, note, now) else { return };
-        let namespace =
-            if note.about.namespace.is_empty() { "default" } else { note.about.namespace.as_str() };
-        if let Action::Count { name, count } = &action {
-            let patch = json!({"count": (*count), "lastTimestamp": (seconds(now)), "message": (note.message.as_str())});
-            let target = Target::new(&EVENTS, namespace, name);
-            match api.patch(target, PatchKind::StrategicMerge, &patch).await {
-                Ok(_) => return,
-                // It has expired meanwhile; it is told anew.
-                Err(status) if status.reason == Reason::NotFound => {}
-                Err(status) => return warn!(error = %status, "an event could not be counted"),
+        let Some(telling) = self.memory.decide(source, note, now) else { return };
+        let (begun, mut backoff) = (clock.monotonic(), Backoff::new(RETRY_FIRST, RETRY_LONGEST));
+        loop {
+            let Err(status) = self.write(api, source, note, &telling, now).await else { return };
+            let comes_again = matches!(
+                status.reason,
+                Reason::ServiceUnavailable
+                    | Reason::Timeout
+                    | Reason::ServerTimeout
+                    | Reason::TooManyRequests
+            );
+            let passed = clock.monotonic().saturating_sub(begun);
+            if !comes_again || passed >= RETRIES || stop.or(clock.sleep(backoff.fail())).await.is_none() {
+                return warn!(error = %status, reason = %note.reason, "an event could not be written");
             }
         }
-        let name = format!("{}.{:x}", note.about.name, now.as_nanosecond());
-        let count = action.count();
+    }
+
+    async fn write(
+        &mut self,
+        api: &dyn Api,
+        source: &Str,
+        note: &Note,
+        telling: &Telling,
+        now: Timestamp,
+    ) -> Result<(), Status> {
+        let namespace =
+            if note.about.namespace.is_empty() { "default" } else { note.about.namespace.as_str() };
+        let message = telling.message.as_str();
+        if let Some((name, count)) = &telling.written {
+            let patch = json!({"count": (*count), "lastTimestamp": (seconds(now)), "message": message});
+            let target = Target::new(&EVENTS, namespace, name);
+            match api.patch(target, PatchKind::StrategicMerge, &patch).await {
+                // It has expired meanwhile; it is told anew.
+                Err(status) if status.reason == Reason::NotFound => {}
+                answer => return answer.map(|_| ()),
+            }
+        }
+        let name = event_name(&note.about, now);
+        let count = telling.count();
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": (name.as_str()), "namespace": namespace},
             "involvedObject": (note.about.to_value()),
             "reason": (note.reason.clone()),
-            "message": (note.message.as_str()),
+            "message": message,
             "type": (if note.warning { "Warning" } else { "Normal" }),
             "source": (self.source_value(source)),
             "reportingComponent": (source.clone()),
@@ -196,13 +232,18 @@ impl Writer {
             "count": count
         });
         match api.create(&EVENTS, namespace, &event).await {
-            Ok(_) => self.memory.written(source, note, name.into(), count),
+            Ok(_) => {}
+            // An earlier attempt, whose answer was lost, has come through.
+            Err(status) if status.reason == Reason::AlreadyExists => {}
             // A namespace that is going away takes no more events.
             Err(status) if matches!(status.reason, Reason::Forbidden | Reason::NotFound) => {
                 debug!(error = %status, "an event was refused");
+                return Ok(());
             }
-            Err(status) => warn!(error = %status, "an event could not be written"),
+            Err(status) => return Err(status),
         }
+        self.memory.written(telling, name.into(), count);
+        Ok(())
     }
 
     fn source_value(&self, source: &Str) -> Value {
@@ -214,74 +255,11 @@ impl Writer {
     }
 }
 
-/// What the writer remembers; pure.
-#[derive(Default)]
-struct Memory {
-    events: BTreeMap<EventKey, (Str, i64)>,
-    order: std::collections::VecDeque<EventKey>,
-    budgets: BTreeMap<(Str, Str), (f64, Timestamp)>,
-}
-
-type EventKey = (Str, About, bool, Str, String);
-
-#[derive(Debug, PartialEq)]
-enum Action {
-    Tell,
-    Count { name: Str, count: i64 },
-}
-
-impl Action {
-    fn count(&self) -> i64 {
-        match self {
-            Self::Tell => 1,
-            Self::Count { count, .. } => *count,
-        }
-    }
-}
-
-impl Memory {
-    fn key(source: &Str, note: &Note) -> EventKey {
-        // The revision differs each time something is seen; the thing is the same.
-        let about = About { resource_version: Str::default(), ..note.about.clone() };
-        (source.clone(), about, note.warning, note.reason.clone(), note.message.clone())
-    }
-
-    fn decide(&mut self, source: &Str, note: &Note, now: Timestamp) -> Option<Action> {
-        let budget_key = (
-            source.clone(),
-            if note.about.uid.is_empty() { note.about.name.clone() } else { note.about.uid.clone() },
-        );
-        if self.budgets.len() >= REMEMBERED && !self.budgets.contains_key(&budget_key) {
-            self.budgets.clear();
-        }
-        let (left, seen) = self.budgets.entry(budget_key).or_insert((BURST, now));
-        let passed = Duration::try_from(now.duration_since(*seen)).unwrap_or_default().as_secs_f64();
-        *left = (*left + passed / REFILL_SECONDS).min(BURST);
-        *seen = now;
-        if *left < 1.0 {
-            return None;
-        }
-        *left -= 1.0;
-        Some(match self.events.get_mut(&Self::key(source, note)) {
-            None => Action::Tell,
-            Some((name, count)) => {
-                *count += 1;
-                Action::Count { name: name.clone(), count: *count }
-            }
-        })
-    }
-
-    fn written(&mut self, source: &Str, note: &Note, name: Str, count: i64) {
-        let key = Self::key(source, note);
-        if self.events.insert(key.clone(), (name, count)).is_none() {
-            self.order.push_back(key);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.events.remove(&oldest);
-        }
-    }
+/// The name of an Event: that of its object with the time, as upstream has it; where that would be none, the object's uid.
+fn event_name(about: &About, now: Timestamp) -> String {
+    let of = |name: &str| format!("{name}.{:x}", now.as_nanosecond());
+    let names = [about.name.as_str(), about.uid.as_str()].into_iter().map(of);
+    names.into_iter().find(|name| is_subdomain(name).is_empty()).unwrap_or_else(|| of("event"))
 }
 
 /// A recorder whose notes a test can read.
@@ -297,31 +275,80 @@ pub fn start(writer: Writer, api: Arc<dyn Api>, clock: Clock, tasks: &base::Task
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use api::interface::{Answer, Call, Watch, WatchStream};
+    use base::Stopper;
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+
     use super::*;
 
-    fn note(message: &str) -> Note {
-        Note {
-            about: About { uid: "u".into(), ..About::default() },
-            warning: false,
-            reason: "R".into(),
-            message: message.into(),
+    /// Is away for some calls, and remembers what was created, and when.
+    struct Absent {
+        clock: Clock,
+        away: Mutex<u32>,
+        created: Mutex<Vec<(String, u64)>>,
+    }
+
+    impl Api for Absent {
+        fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
+            let Call::Create(_, body, _) = call else { panic!("events are created") };
+            let mut away = self.away.lock().unwrap();
+            let answer = if *away > 0 {
+                *away -= 1;
+                Err(Status::new(Reason::ServiceUnavailable, "away"))
+            } else {
+                let event = api::value::parse(&body).unwrap();
+                let message = event.str_at(&["message"]).unwrap().to_owned();
+                self.created.lock().unwrap().push((message, self.clock.monotonic().as_secs()));
+                Ok(Answer::Object(Arc::new(Object::from_tree(&event).unwrap())))
+            };
+            async move { answer }.boxed()
+        }
+
+        fn watch(&self, _: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
+            panic!("nothing is watched")
         }
     }
 
-    #[test]
-    fn equal_notes_are_counted_and_chatter_is_quietened() {
-        let (mut memory, source, start) = (Memory::default(), Str::from("s"), Timestamp::UNIX_EPOCH);
-        assert_eq!(memory.decide(&source, &note("a"), start), Some(Action::Tell));
-        memory.written(&source, &note("a"), "e1".into(), 1);
-        assert_eq!(
-            memory.decide(&source, &note("a"), start),
-            Some(Action::Count { name: "e1".into(), count: 2 })
-        );
-        for i in 0..23 {
-            assert!(memory.decide(&source, &note(&i.to_string()), start).is_some());
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_that_is_away_cannot_take_is_told_when_it_is_back() {
+        let (clock, tasks, stopper) =
+            (Clock::simulated(Timestamp::UNIX_EPOCH), base::Tasks::new(), Stopper::new());
+        let api = Arc::new(Absent { clock: clock.clone(), away: Mutex::new(5), created: Mutex::default() });
+        let (recorder, writer) = Recorder::new("kubelet", "n");
+        start(writer, api.clone(), clock.clone(), &tasks, stopper.signal());
+        let about = About { name: "p".into(), uid: "u".into(), ..About::default() };
+        for message in ["first", "second"] {
+            let (about, reason) = (about.clone(), "R".into());
+            recorder.note(Note { about, warning: false, reason, message: message.into() });
         }
-        assert_eq!(memory.decide(&source, &note("z"), start), None);
-        let later = start + Duration::from_secs(301);
-        assert_eq!(memory.decide(&source, &note("z"), later), Some(Action::Tell));
+        clock.sleep(Duration::from_secs(60)).await;
+        // 1 + 2 + 4 + 8 + 10 seconds.
+        let expect = [("first".to_owned(), 25), ("second".to_owned(), 25)];
+        assert_eq!(*api.created.lock().unwrap(), expect);
+        *api.away.lock().unwrap() = u32::MAX;
+        let reason: Str = "R".into();
+        recorder.note(Note { about: about.clone(), warning: true, reason, message: "lost".into() });
+        clock.sleep(Duration::from_secs(300)).await;
+        *api.away.lock().unwrap() = 0;
+        recorder.note(Note { about, warning: true, reason: "S".into(), message: "third".into() });
+        clock.sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.created.lock().unwrap().last().unwrap().0, "third", "one is not tried for ever");
+        stopper.stop();
+        assert!(tasks.join(Duration::from_secs(5)).await);
+    }
+
+    #[test]
+    fn an_event_has_a_good_name_whatever_its_object_is_called() {
+        let now = Timestamp::from_nanosecond(255).unwrap();
+        let of = |name: &str, uid: &str| {
+            let about = About { name: name.into(), uid: uid.into(), ..About::default() };
+            event_name(&about, now)
+        };
+        assert_eq!(of("p", "u"), "p.ff");
+        assert_eq!(of(&"p".repeat(252), "u"), "u.ff");
+        assert_eq!(of("system:node:n", ""), "event.ff");
     }
 }

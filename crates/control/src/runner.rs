@@ -10,6 +10,7 @@ use api::names::Resource;
 use api::status::{Reason, Status};
 use api::value::Str;
 use base::{Backoff, Clock, Stop, Tasks};
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tracing::{Instrument, debug, debug_span, error, info_span, warn};
 
@@ -114,12 +115,14 @@ impl Runner {
         let planned =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.controller.plan(&self.world, key, now)));
         let result = match planned {
-            Ok(plan) => self.execute(plan, key).await,
-            Err(_) => {
-                error!(controller = self.controller.name(), %key, "planning panicked; this is a bug");
-                Err(Status::internal("planning panicked"))
-            }
+            Ok(plan) => AssertUnwindSafe(self.execute(plan, key)).catch_unwind().await,
+            Err(panic) => Err(panic),
         };
+        let result = result.unwrap_or_else(|panic| {
+            let message = base::panics::caught(panic);
+            error!(controller = self.controller.name(), %key, message, "a reconcile panicked; this is a bug");
+            Err(Status::internal("the reconcile panicked"))
+        });
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {
@@ -272,7 +275,6 @@ mod tests {
     use api::names::{CONFIG_MAPS, PODS};
     use api::object::Object;
     use base::Stopper;
-    use futures::FutureExt;
     use futures::channel::mpsc;
     use futures::future::BoxFuture;
     use jiff::Timestamp;
@@ -286,6 +288,8 @@ mod tests {
         created: AtomicUsize,
         watchers: Mutex<Vec<Watcher>>,
         tasks: Tasks,
+        /// How many calls panic before others succeed.
+        panics: AtomicUsize,
     }
 
     type Watcher = (Resource, mpsc::UnboundedSender<Result<WatchEvent, Status>>);
@@ -307,6 +311,10 @@ mod tests {
                     Answer::List(List { revision: 1, items: owner.into_iter().collect(), ..List::default() })
                 }
                 Call::Create(..) => {
+                    let left = |left: usize| left.checked_sub(1);
+                    if self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok() {
+                        panic!("on purpose");
+                    }
                     let number = 2 + self.created.fetch_add(1, Ordering::Relaxed);
                     let pod = self.object("Pod", &format!("p{number}"), number);
                     let senders = self.watchers.lock().unwrap();
@@ -355,6 +363,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_is_not_planned_again_before_its_own_writes_are_seen() {
+        three_are_made(0).await;
+    }
+
+    /// More than there are workers.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_panics_takes_neither_its_key_nor_its_worker_along() {
+        let before = base::panics::count();
+        three_are_made(WORKERS + 2).await;
+        assert!(base::panics::count() > before);
+    }
+
+    async fn three_are_made(panics: usize) {
         let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
         let (tasks, stopper) = (Tasks::new(), Stopper::new());
         let server = Arc::new(Lagging {
@@ -363,6 +383,7 @@ mod tests {
             created: AtomicUsize::new(0),
             watchers: Mutex::default(),
             tasks: tasks.clone(),
+            panics: AtomicUsize::new(panics),
         });
         let api: Arc<dyn Api> = server.clone();
         let mut world = World::new();

@@ -1,6 +1,7 @@
 //! The scheduler at work: one pod after the other, bindings at the same time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use base::{Clock, Random, Stop, Tasks};
 use control::mirror::{Change, Key};
 use control::recorder::Recorder;
 use control::world::{World, part, view};
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1 as core;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::sync::{Notify, Semaphore};
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::cluster::Cluster;
 use crate::place::{Placement, Unschedulable};
@@ -32,6 +34,8 @@ pub const NAME: &str = "default-scheduler";
 const BINDINGS_AT_ONCE: usize = 64;
 /// Wait before a pod whose binding failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Wait before a pod is tried again on which placing panicked.
+const PANICKED: Duration = Duration::from_secs(10);
 /// Decisions that are remembered for explanations.
 const REMEMBERED: usize = 4096;
 
@@ -112,7 +116,14 @@ impl Scheduler {
                 return;
             }
             while let Some((key, attempts)) = stop.or(scheduler.next()).await {
-                scheduler.schedule(&key, attempts + 1, &bindings).await;
+                let placing = AssertUnwindSafe(scheduler.schedule(&key, attempts + 1, &bindings));
+                if let Err(panic) = placing.catch_unwind().await {
+                    let message = base::panics::caught(panic);
+                    error!(%key, message, "placing a pod panicked; this is a bug");
+                    // The other pods are not to wait for that; this one is tried again, after them.
+                    let now = scheduler.clock.monotonic();
+                    scheduler.state().waiting.put_after(&key, i32::MIN, attempts + 1, now, PANICKED);
+                }
             }
         });
     }
