@@ -44,7 +44,8 @@ async fn main() -> Result<(), Failure> {
     let key = wire::jwt::SigningKey::generate()?;
     let address: SocketAddr = "127.0.0.1:0".parse()?;
     let server = Server::bind(&[address], clock.clone())?
-        .with_tls(ServerTls::new(Presented::new(&server_pair)?, Arc::clone(&roots))?);
+        .with_tls(ServerTls::new(Presented::new(&server_pair)?, Arc::clone(&roots))?)
+        .with_refusals(apiserver::refusal);
     let address = server.addresses()[0];
     let gate = Gate::open(Config {
         store,

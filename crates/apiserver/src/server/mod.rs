@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod packed;
+pub mod refusals;
 pub mod render;
 pub mod run;
 mod watching;
@@ -104,6 +105,16 @@ fn header(headers: &HeaderMap, name: http::header::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// Whether a path that leads nowhere begins like one of the API's, so that its clients expect a Status.
+fn is_of_api(path: &str) -> bool {
+    let mut parts = path.trim_matches('/').split('/');
+    match (parts.next(), parts.next()) {
+        (Some("api" | "version"), Some(_)) => true,
+        (Some("apis"), Some(group)) => api::table::kinds().groups().iter().any(|known| known.name == group),
+        _ => false,
+    }
+}
+
 /// People get indented answers: those who ask, and those who come with a tool for people.
 fn is_pretty(headers: &HeaderMap, query: Query<'_>) -> bool {
     if let Some(pretty) = query.get("pretty").filter(|pretty| !pretty.is_empty()) {
@@ -127,13 +138,16 @@ impl Exchange<'_> {
             return Ok(response);
         }
         let accept = header(self.headers, ACCEPT);
+        let writes = matches!(verb, "post" | "put" | "patch" | "delete");
         if let Some(document) = discovery::document(path, accept, self.gate.advertised()) {
-            return self.discovered(document, accept);
+            // Before the answer, which is the same for all who only read.
+            return if writes { Err(verbs::method_not_allowed()) } else { self.discovered(document, accept) };
         }
         if let Some(response) = openapi::respond(path, self.headers, self.query) {
             return Ok(response);
         }
         match path.trim_end_matches('/') {
+            "/version" if writes => Err(verbs::method_not_allowed()),
             "/version" => Ok(health::version(true)),
             "/metrics" => Ok(render::metrics(metrics::text(self.gate))),
             "/.well-known/openid-configuration" => Ok(self.issuer()),
@@ -142,6 +156,7 @@ impl Exchange<'_> {
                 Ok(render::response(200, Media::Json, self.pretty, keys.to_bytes()))
             }
             "" => Ok(self.index()),
+            _ if is_of_api(path) => Err(kinds::not_found()),
             _ => Ok(render::text(404, "404 page not found\n")),
         }
     }

@@ -128,6 +128,16 @@ fn networks(node: &Value, causes: &mut Vec<Cause>) {
     for (index, cidr) in cidrs.iter().enumerate() {
         causes.extend(address::cidr_for_legacy_field(path.index(index), cidr));
     }
+    if cidrs.len() > 1
+        && let Some((index, cidr)) =
+            cidrs.iter().enumerate().find(|(_, cidr)| address::Cidr::parse(cidr).is_none())
+    {
+        let why = format!(
+            "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{index}]: <nil> (invalid CIDR \
+             address: {cidr})"
+        );
+        causes.push(cause::internal(&path, &why));
+    }
     let is_v4 = |cidr: &str| !cidr.contains(':');
     if cidrs.len() > 2 || (cidrs.len() == 2 && is_v4(cidrs[0]) == is_v4(cidrs[1])) {
         let value = node.at(&["spec", "podCIDRs"]).cloned().unwrap_or_default();

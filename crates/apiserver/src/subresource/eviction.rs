@@ -34,7 +34,11 @@ pub(super) async fn create(
     options: &WriteOptions,
 ) -> Result<Outcome, Status> {
     let gvk = names::GroupVersionKind::parse("policy/v1", "Eviction");
-    let eviction = codec::decode_as(&gvk, codec::type_of(&gvk)?, body, options, caller)?;
+    let ty = codec::type_of(&gvk)?;
+    // The version before is read here still, as in upstream: it has the same members.
+    let old = names::GroupVersionKind::parse("policy/v1beta1", "Eviction");
+    let is_old = api::schema::type_meta(body).is_ok_and(|said| said.api_version == old.api_version());
+    let eviction = codec::decode_as(if is_old { &old } else { &gvk }, ty, body, options, caller)?;
     if eviction.str_at(&["metadata", "name"]).unwrap_or_default() != target.name.as_str() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }

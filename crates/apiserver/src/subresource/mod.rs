@@ -118,11 +118,13 @@ pub async fn patch(
             let scale_kind = scale::kind(kind, target)?;
             let ty = codec::type_of(&scale_kind)?;
             let patch = patches::parse(how, body)?;
+            let asked = how;
             scale::change(gate, caller, kind, target, options, &mut |current| {
                 // A Scale has no lists, so a strategic merge is a merge.
                 let how = if how == PatchKind::StrategicMerge { PatchKind::Merge } else { how };
                 let patched = codec::patched(kind, how, current.clone(), &patch)?;
-                codec::decode_as(&scale_kind, ty, &patched.to_bytes(), options, caller)
+                let read = codec::decode_as(&scale_kind, ty, &patched.to_bytes(), options, caller);
+                read.map_err(|status| patches::unreadable(ty, asked, &patched, &patch, status))
             })
             .await
         }

@@ -12,10 +12,10 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use base64::{DecodeError, Engine as _, alphabet};
 use store::{Key, ReadError, Revision};
 
-use crate::codec;
 use crate::gate::Gate;
 use crate::kinds::{self, Kind};
 use crate::storage::{Storage, indexed_field, label_term, object};
+use crate::{codec, components};
 
 /// What a list or watch shows.
 #[derive(Clone)]
@@ -78,6 +78,10 @@ pub fn list(
     check_options(options)?;
     let choice = Choice::parse(kind, &options.label_selector, &options.field_selector)?;
     let storage = gate.storage();
+    if let Some(mut items) = components::all(kind)? {
+        items.retain(|part| choice.shows(part));
+        return Ok(List { items, ..List::default() });
+    }
     if let Some(name) = choice.fields.exact("metadata.name")
         && options.continue_token.is_empty()
         && (!kind.namespaced || !collection.namespace.is_empty())

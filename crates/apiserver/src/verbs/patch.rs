@@ -3,11 +3,12 @@
 use api::interface::{PatchKind, Target, WriteOptions};
 use api::print::ordered;
 use api::status::{Reason, Status};
+use api::table::TypeId;
 use api::validation::cause::quoted;
 use api::value::{Value, parse_tracking_duplicates};
 
-use super::{Outcome, owners};
 use super::write::Change;
+use super::{Outcome, owners};
 use crate::caller::Caller;
 use crate::codec;
 use crate::gate::Gate;
@@ -43,7 +44,8 @@ pub async fn patch(
             if strict && !doubled.is_empty() {
                 read = Err(with_doubled(read, &doubled));
             }
-            let mut new = read.map_err(|status| unreadable(kind, patch_kind, &patched, &patch, status))?;
+            let mut new =
+                read.map_err(|status| unreadable(kind.facts.ty, patch_kind, &patched, &patch, status))?;
             keep_uid(kind, &new, old)?;
             owners::keep_once(&mut new, true, caller);
             Ok(new)
@@ -91,14 +93,20 @@ pub fn parse(patch_kind: PatchKind, body: &[u8]) -> Result<Value, Status> {
 
 /// What a patch makes of an object must be an object of its kind. Upstream shows the outcome of a merge, and of a
 /// strategic merge the patch.
-fn unreadable(kind: &Kind, patch_kind: PatchKind, patched: &Value, patch: &Value, status: Status) -> Status {
+pub fn unreadable(
+    ty: TypeId,
+    patch_kind: PatchKind,
+    patched: &Value,
+    patch: &Value,
+    status: Status,
+) -> Status {
     if status.reason != Reason::BadRequest {
         return status;
     }
     let shown = match patch_kind {
         PatchKind::StrategicMerge => go_words(patch),
-        PatchKind::Json => ordered::patched(kind.facts.ty, patched, &gone_through(patch)),
-        _ => ordered::patched(kind.facts.ty, patched, patch),
+        PatchKind::Json => ordered::patched(ty, patched, &gone_through(patch)),
+        _ => ordered::patched(ty, patched, patch),
     };
     let why = status.message.split_once(": ").map_or(status.message.as_str(), |(_, why)| why);
     let converted = if patch_kind == PatchKind::StrategicMerge { conversion_words(why) } else { None };

@@ -55,7 +55,9 @@ impl Strategy for Services {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<Cause> {
-        if context.subresource.is_empty() { update::service(new, old) } else { Vec::new() }
+        // What contradicts itself is not compared with what was there before.
+        let is_wrong = || !validate::families(new, &addresses::Ranges::read(context.lookups)).is_empty();
+        if !context.subresource.is_empty() || is_wrong() { Vec::new() } else { update::service(new, old) }
     }
 
     fn validate_status(&self, new: &Value, _old: &Value, _context: &Context<'_>) -> Vec<Cause> {
