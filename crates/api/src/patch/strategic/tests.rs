@@ -29,6 +29,38 @@ fn patches_merge_to_the_letter_as_upstream() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+#[test]
+fn long_lists_are_merged_ordered_and_emptied_in_their_number() {
+    const MANY: usize = 30_000;
+    /// Element by element with each other they take minutes.
+    const BOUND: std::time::Duration = std::time::Duration::from_secs(20);
+    let ty = table::types().of_kind("", "v1", "Pod").unwrap();
+    let name = |number: usize| Value::from(format!("a/{}", number * 7919 % MANY));
+    let container = |number: usize| crate::json!({"name": (name(number)), "image": "i"});
+    let names = |numbers: std::ops::Range<usize>| Value::from(numbers.map(name).collect::<Vec<_>>());
+    let containers =
+        |numbers: std::ops::Range<usize>| Value::from(numbers.map(container).collect::<Vec<_>>());
+    let order: Vec<Value> = (0..MANY).rev().map(|number| crate::json!({"name": (name(number))})).collect();
+    let document = crate::json!({
+        "metadata": {"finalizers": (names(0..MANY / 2))}, "spec": {"containers": (containers(0..MANY / 2))}});
+    let clock = base::Clock::system();
+    let patch = crate::json!({"metadata": {"finalizers": (names(MANY / 4..MANY))},
+        "spec": {"$setElementOrder/containers": order, "containers": []}});
+    let added = crate::json!({"spec": {"containers": (containers(MANY / 4..MANY))}});
+    let merged = apply(apply(document, added, ty).unwrap(), patch, ty).unwrap();
+    assert_eq!(merged.array_at(&["metadata", "finalizers"]).len(), MANY);
+    let last = merged.array_at(&["spec", "containers"]).first().unwrap();
+    assert_eq!(last.get("name"), Some(&name(MANY - 1)));
+    let gone: Vec<Value> =
+        (0..MANY).map(|number| crate::json!({"$patch": "delete", "name": (name(number))})).collect();
+    let patch = crate::json!({"metadata": {"$deleteFromPrimitiveList/finalizers": (names(0..MANY))},
+        "spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": gone}});
+    let emptied = apply(merged, patch, ty).unwrap();
+    assert_eq!(emptied.array_at(&["metadata", "finalizers"]).len(), 0);
+    assert_eq!(emptied.array_at(&["spec", "containers"]).len(), 0);
+    assert!(clock.monotonic() < BOUND, "{:?}", clock.monotonic());
+}
+
 fn documents() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
