@@ -70,7 +70,7 @@ impl User {
         let name = NAMES[self.random.below(NAMES.len() as u64) as usize];
         let [create, scale, set_image, delete, create_service, delete_service, delete_first, delete_pod] =
             ACTS;
-        let (what, result) = match self.random.below(if self.harsh { 16 } else { 15 }) {
+        let (what, result) = match self.random.below(if self.harsh { 17 } else { 16 }) {
             0..=2 => (create, self.create(name).await),
             3..=4 => (scale, self.scale(name).await),
             5..=7 => {
@@ -81,7 +81,7 @@ impl User {
             9 => (create_service, self.create_service(name).await),
             10 => (delete_service, self.delete_service(name).await),
             11 => (delete_first, self.delete_deployment(name, Propagation::Foreground).await),
-            12..=14 => self.visitor.act(name, self.harsh).await,
+            12..=15 => self.visitor.act(name, self.harsh).await,
             _ => (delete_pod, self.delete_pod().await),
         };
         let outcome = result.err().map_or_else(|| "done".to_owned(), |status| status.message.clone());

@@ -46,13 +46,13 @@ impl Visitor {
     /// worlds only.
     pub async fn act(&self, name: &str, harsh: bool) -> (&'static str, Result<(), Status>) {
         let [furnish, delete, tie, cut, budget, delete_budget, evict] = ACTS;
-        match self.random.below(if harsh { 12 } else { 8 }) {
+        match self.random.below(if harsh { 13 } else { 11 }) {
             0..=1 => (furnish, self.furnish().await),
             2 => (delete, self.delete(&NAMESPACES, "", GUESTS, None).await),
             3..=4 => (tie, self.tie(name).await),
             5..=6 => (cut, self.cut().await),
             7..=8 => (budget, self.budget(name).await),
-            9 => (delete_budget, self.delete(&POD_DISRUPTION_BUDGETS, "default", name, None).await),
+            9..=10 => (delete_budget, self.delete(&POD_DISRUPTION_BUDGETS, "default", name, None).await),
             _ => (evict, self.evict(name).await),
         }
     }

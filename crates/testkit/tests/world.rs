@@ -7,7 +7,9 @@ use api::names::NODES;
 use control::mirror::Key;
 use control::plan::{Controller, Plan, Watches};
 use control::world::World;
+use controllers::settings::Settings;
 use jiff::Timestamp;
+use testkit::server::Controllers;
 use testkit::simulation::{self, Outcome};
 use testkit::{user, visitor};
 
@@ -112,6 +114,30 @@ fn a_world_in_which_a_plan_panicked_does_not_hold() {
     });
     assert!(!outcome.broken.is_empty());
     assert!(outcome.broken.iter().all(|what| what.contains("planned a second time")), "{:?}", outcome.broken);
+}
+
+/// Runs worlds until one is broken as `what` says, and requires that there is one.
+fn breaks(controllers: Controllers, what: &str) {
+    let found = (0..SEEDS).find(|seed| {
+        let outcome = simulation::run_with(*seed, controllers);
+        outcome.broken.iter().any(|broken| broken.contains(what))
+    });
+    assert!(found.is_some(), "no world is broken by \"{what}\"");
+}
+
+fn all_but(settings: &Settings, name: &str) -> Vec<Arc<dyn Controller>> {
+    let mut all = controllers::all(settings);
+    let before = all.len();
+    all.retain(|controller| controller.name() != name);
+    assert!(all.len() < before, "there is no {name}");
+    all
+}
+
+#[test]
+fn worlds_that_lack_a_controller_do_not_hold() {
+    breaks(|settings| all_but(settings, "garbage-collector-controller"), "configmaps default/ring-");
+    breaks(|settings| all_but(settings, "namespace-controller"), "namespaces /guests is still going");
+    breaks(|settings| all_but(settings, "disruption-controller"), "budget ");
 }
 
 #[test]
