@@ -15,6 +15,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +23,17 @@ use std::time::Duration;
 use api::interface::Api;
 use api::object::Object;
 use base::{Clock, Stop, Tasks};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use sandbox::Sandbox;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::StreamReader;
 use tracing::{debug, warn};
 use wire::query::Pairs;
 use wire::serve::ConnectionInfo;
-use wire::{Body, Request, Response, path};
+use wire::{Body, Request, Response, path, websocket};
 
 use crate::machine::{Load, Machine};
 use auth::{Denied, Doorkeeper};
@@ -172,7 +177,7 @@ impl Kubelet {
                 Ok(answer(StatusCode::OK, metrics::CONTENT_TYPE, text))
             }
             ["containerLogs", namespace, pod, container] if reads => {
-                self.logs(namespace, pod, container, &query)
+                self.logs(request, [namespace, pod, container], &query)
             }
             ["exec", namespace, pod, container] if connects => {
                 self.exec(request, [namespace, pod, "", container], &query)
@@ -226,13 +231,9 @@ impl Kubelet {
             .ok_or_else(|| Failure::not_found("pod does not exist"))
     }
 
-    fn logs(
-        &self,
-        namespace: &str,
-        name: &str,
-        container: &str,
-        query: &Pairs<'_>,
-    ) -> Result<Response, Failure> {
+    /// A container's log, as a body or (for browsers) over a WebSocket.
+    fn logs(&self, mut request: Request, at: [&str; 3], query: &Pairs<'_>) -> Result<Response, Failure> {
+        let [namespace, name, container] = at;
         let options = logs::Options::parse(query, self.clock.now()).map_err(|error| {
             let status = match error {
                 logs::OptionsError::Unreadable => StatusCode::BAD_REQUEST,
@@ -249,18 +250,29 @@ impl Kubelet {
         let file = pod.logs.join(container).join(format!("{}.log", attempt.number));
         let source = pod.sandbox.filter(|_| !options.previous);
         let source = source.map(|sandbox| logs::Source { states: sandbox.watch(), attempt });
-        let (sender, body) = Body::channel(LOG_PIECES);
+        let (sender, pieces) = mpsc::channel(LOG_PIECES);
+        let (end, ended) = oneshot::channel();
         let stop = self.stop.clone();
         let (name, container) = (name.to_owned(), container.to_owned());
         self.tasks.spawn("log of a container", async move {
-            match logs::send(file, options, source, stop, sender).await {
+            let outcome = match logs::send(file, options, source, stop, sender).await {
                 // Nothing was ever written, or it was deleted: an empty log.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => warn!(pod = name, container, %error, "a log cannot be read"),
-                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                outcome => outcome,
+            };
+            if let Err(error) = &outcome {
+                warn!(pod = name, container, %error, "a log cannot be read");
             }
+            // A client that has gone needs no end.
+            let _ = end.send(outcome);
         });
-        let mut response = Response::new(body);
+        let pieces = pieces_to_the_end(pieces, ended);
+        if websocket::Offer::is_made(request.headers()) {
+            let source = StreamReader::new(Box::pin(pieces));
+            let accepted = wire::streams::accept_read_only(&mut request, source, &self.streams());
+            return Ok(accepted.unwrap_or_else(wire::streams::Refusal::into_response));
+        }
+        let mut response = Response::new(Body::stream(pieces.map_err(Into::into)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         Ok(response)
     }
@@ -345,6 +357,20 @@ impl Kubelet {
             stop: self.stop.clone(),
         }
     }
+}
+
+/// What is sent, and then the failure with which it ended, if it did: nobody must take a part of a log for the whole.
+fn pieces_to_the_end(
+    pieces: mpsc::Receiver<Bytes>,
+    ended: oneshot::Receiver<io::Result<()>>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let pieces = stream::unfold(pieces, |mut pieces| async move { Some((Ok(pieces.recv().await?), pieces)) });
+    let failure = async {
+        // Who ends without a word has panicked.
+        let ended = ended.await.unwrap_or_else(|_| Err(io::Error::other("reading the log panicked")));
+        ended.err().map(Err)
+    };
+    pieces.chain(stream::once(failure).filter_map(|failure| async { failure }))
 }
 
 fn denied(denied: Denied) -> Failure {

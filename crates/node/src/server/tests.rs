@@ -7,9 +7,12 @@ use api::interface::{Answer, Call, Watch, WatchStream};
 use api::json;
 use api::status::Status;
 use api::value::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::AUTHORIZATION;
+use hyper_util::rt::TokioIo;
 
 use super::*;
 
@@ -86,6 +89,13 @@ fn place() -> Place {
 
 impl Place {
     async fn ask(&self, method: Method, path: &str, token: &str) -> (u16, String) {
+        let response = self.answer(method, path, token).await;
+        let status = response.status().as_u16();
+        let body = wire::body::read(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn answer(&self, method: Method, path: &str, token: &str) -> Response {
         let mut request = http::Request::builder().method(method).uri(path).body(Body::Empty).unwrap();
         if !token.is_empty() {
             let header = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
@@ -93,10 +103,7 @@ impl Place {
         }
         let nowhere = "127.0.0.1:1".parse().unwrap();
         let connection = ConnectionInfo { peer: nowhere, local: nowhere, tls: None };
-        let response = self.kubelet.answer(request, &connection).await;
-        let status = response.status().as_u16();
-        let body = wire::body::read(response.into_body(), 1 << 20).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        self.kubelet.answer(request, &connection).await
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -144,6 +151,46 @@ async fn logs_are_served_by_attempt() {
     assert_eq!(dated, (200, "2026-01-01T00:00:02Z third\n".into()));
     // Nothing runs, so there is nothing to follow.
     assert_eq!(place.get("/containerLogs/a/p/c?follow=true").await, (200, "second\nthird\n".into()));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_is_no_empty_one() {
+    let place = place();
+    std::fs::create_dir_all(place.logs.path().join("c/1.log")).unwrap();
+    let response = place.answer(Method::GET, "/containerLogs/a/p/c", "good").await;
+    let read = wire::body::read(response.into_body(), 1 << 20).await;
+    assert!(matches!(read, Err(wire::body::ReadError::Broken(_))), "{read:?}");
+    // One that was never written is.
+    std::fs::remove_dir_all(place.logs.path().join("c")).unwrap();
+    assert_eq!(place.get("/containerLogs/a/p/c").await, (200, String::new()));
+}
+
+#[tokio::test]
+async fn logs_come_by_websocket_too() {
+    let place = place();
+    place.write("c/1.log", "2026-01-01T00:00:01Z stdout F first\n2026-01-01T00:00:02Z stdout F second\n");
+    let server = wire::serve::Server::bind(&["127.0.0.1:0".parse().unwrap()], Clock::system()).unwrap();
+    let address = server.addresses()[0];
+    let tasks = Tasks::new();
+    tasks.spawn("kubelet", place.kubelet.clone().run(server));
+    let stream = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tasks.spawn("client", async move { connection.with_upgrades().await.unwrap() });
+    let uri = "/containerLogs/a/p/c?tailLines=2".parse().unwrap();
+    let mut request = websocket::request(uri, &["base64.binary.k8s.io", "binary.k8s.io"]);
+    request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Bearer good"));
+    request.headers_mut().insert("host", HeaderValue::from_static("node"));
+    let mut response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.headers()["sec-websocket-protocol"], "base64.binary.k8s.io");
+    let io = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    let mut socket = websocket::Socket::client(io).await;
+    let mut log = Vec::new();
+    while let Some(message) = socket.receive().await.unwrap() {
+        let websocket::Message::Text(text) = message else { panic!("{message:?}") };
+        log.extend(STANDARD.decode(text).unwrap());
+    }
+    assert_eq!(String::from_utf8(log).unwrap(), "first\nsecond\n");
 }
 
 #[tokio::test]
