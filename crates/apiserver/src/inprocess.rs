@@ -1,5 +1,7 @@
 //! `trait Api` inside the process: the same rights, admission and validation as over HTTPS, the same shared objects.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use api::interface::{Answer, Api, Call, Watch, WatchStream};
@@ -39,11 +41,13 @@ impl InProcess {
 
 impl Api for InProcess {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, Status>> {
-        async move {
+        let work = async move {
             authorize_call(&self.gate, &self.identity, &call)?;
             Ok(verbs::call(&self.gate, &self.caller(), &call).await?.answer)
-        }
-        .boxed()
+        };
+        // As over HTTPS: what one call panics on is that call's failure, and not the end of whoever has called.
+        async move { AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic))) }
+            .boxed()
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream, Status>> {
@@ -94,6 +98,13 @@ fn stream(gate: Arc<Gate>, watcher: Watcher, bookmarks: bool) -> WatchStream {
             }
         }
     }))
+}
+
+/// What is said of a request that panicked; the log says more.
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Status {
+    let message = base::panics::caught(panic);
+    tracing::error!(message, "a request panicked; this is a bug");
+    Status::internal("this request panicked the server; its log says where")
 }
 
 /// Refuses what the identity may not do.

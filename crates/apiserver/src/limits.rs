@@ -92,5 +92,7 @@ pub const DELETE_COLLECTION_WORKERS: usize = 8;
 pub const WARNING_BYTES: usize = 256;
 /// Bytes of all warnings of an answer.
 pub const WARNINGS_BYTES: usize = 4096;
+/// How long an upgraded stream may be silent; kubelet's `streamingConnectionIdleTimeout`.
+pub const STREAM_IDLE: Duration = Duration::from_secs(4 * 3600);
 /// How long a connection to a node or pod, and its handshake, may take each.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

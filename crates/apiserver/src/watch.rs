@@ -19,7 +19,7 @@ use store::{Event, ReadError, Revision, WatchError};
 use crate::gate::Gate;
 use crate::kinds::Kind;
 use crate::storage::{Record, Storage, object, object_at};
-use crate::verbs::list::Choice;
+use crate::verbs::list::{Choice, too_large};
 use crate::{codec, limits};
 
 /// What a watch begins with.
@@ -157,10 +157,7 @@ fn refused(error: ReadError) -> Status {
         ReadError::Compacted { requested, compacted } => {
             Status::expired(format!("too old resource version: {requested} ({compacted})"))
         }
-        ReadError::Future { requested, current } => Status::new(
-            api::status::Reason::Timeout,
-            format!("Timeout: Too large resource version: {requested}, current: {current}"),
-        ),
+        ReadError::Future { requested, current } => too_large(requested.0, current.0),
         ReadError::TooManyWatchers => {
             Status::too_many_requests(error.to_string(), limits::RETRY_AFTER_SECONDS)
         }

@@ -29,7 +29,7 @@ use crate::authz::Attributes;
 use crate::caller::Caller;
 use crate::gate::Gate;
 use crate::identity::Identity;
-use crate::inprocess::authorize;
+use crate::inprocess::{authorize, panicked};
 use crate::kinds::Kind;
 use crate::negotiate::{self, Accepted, BodyMedia, Endpoint, Media, Shape, negotiate};
 use crate::query::{self, Query};
@@ -50,6 +50,8 @@ struct Exchange<'a> {
     identity: &'a Identity,
     headers: &'a HeaderMap,
     query: Query<'a>,
+    /// From where it came.
+    peer: std::net::IpAddr,
     pretty: bool,
 }
 
@@ -58,7 +60,9 @@ impl Gate {
     pub async fn handle(self: &Arc<Self>, request: Request, connection: Arc<ConnectionInfo>) -> Response {
         let accept = request.headers().get(ACCEPT).cloned();
         let is_head = request.method() == Method::HEAD;
-        let handling = AssertUnwindSafe(answer(self, request, &connection)).catch_unwind();
+        // Boxed here and below: a future holds room for all that it may ever wait for, and is copied at every step
+        // until it is a task.
+        let handling = AssertUnwindSafe(Box::pin(answer(self, request, &connection))).catch_unwind();
         let mut response = match handling.await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
@@ -67,14 +71,7 @@ impl Gate {
                 render::failure(&status, Accepted { shape: Shape::Whole, ..accepted }, false)
             }
             Err(panic) => {
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(ToString::to_string)
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
-                tracing::error!(message, "a request panicked; this is a bug");
-                let status = Status::internal("this request panicked the server; its log says where");
-                render::failure(&status, PLAIN, false)
+                render::failure(&panicked(panic), PLAIN, false)
             }
         };
         // Over HTTP/2 nobody else withholds it, and clients take a body here for a broken stream.
@@ -94,7 +91,8 @@ async fn answer(gate: &Arc<Gate>, request: Request, connection: &ConnectionInfo)
     let route = route(request.method(), uri.path(), &query);
     let headers = request.headers().clone();
     let pretty = is_pretty(&headers, query);
-    let exchange = Exchange { gate, identity: &identity, headers: &headers, query, pretty };
+    let peer = connection.peer.ip();
+    let exchange = Exchange { gate, identity: &identity, headers: &headers, query, peer, pretty };
     match route {
         Route::Other { verb, path } => exchange.other(&verb, &path),
         Route::Resource(info) => exchange.resource(request, &info, uri.query().unwrap_or_default()).await,
@@ -235,7 +233,7 @@ impl Exchange<'_> {
         let share = self.gate.shares.of(self.identity);
         if !info.subresource.is_empty() && connect::is_way(&info.subresource) {
             let place = share.streams.take(self.identity)?;
-            return connect::connect(self.gate, info, request, raw_query, place).await;
+            return Box::pin(connect::connect(self.gate, info, request, raw_query, self.peer, place)).await;
         }
         if info.verb == "watch" {
             let place = share.streams.take(self.identity)?;
@@ -249,7 +247,8 @@ impl Exchange<'_> {
         let reads = matches!(info.verb, "get" | "list");
         let _place = if reads { &share.reads } else { &share.writes }.take(self.identity)?;
         let bytes = body.len();
-        let work = aside(share, bytes, self.call(&parts.method, info, kind, body, accepted, include));
+        let call = Box::pin(self.call(&parts.method, info, kind, body, accepted, include));
+        let work = aside(share, bytes, call);
         self.gate.clock().timeout(limits::REQUEST_TIMEOUT, work).await.unwrap_or_else(|| {
             Err(Status::new(
                 Reason::Timeout,

@@ -218,7 +218,8 @@ pub fn check_revision(gate: &Gate, text: &str) -> Result<(), Status> {
     if asked > now { Err(too_large(asked, now)) } else { Ok(()) }
 }
 
-fn too_large(asked: u64, now: u64) -> Status {
+/// What clients understand as leave to list anew, at whatever revision there is.
+pub fn too_large(asked: u64, now: u64) -> Status {
     let mut status =
         Status::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {now}"));
     status.details = Some(Box::new(Details {

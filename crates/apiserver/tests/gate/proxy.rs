@@ -61,8 +61,14 @@ fn ends(stopper: &Stopper, tasks: &Tasks) -> Arc<Ends> {
             let answer = move |request: Request, _| async move {
                 let host = request.headers()["host"].to_str().unwrap_or_default().to_owned();
                 let asked = request.headers().contains_key("authorization");
-                let text = format!("{scheme}://{host}{} {asked}", request.uri());
-                Response::new(Body::from(text))
+                let mut text = format!("{scheme}://{host}{} {asked}", request.uri());
+                if let Some(whom) = request.headers().get("x-whom") {
+                    let from = request.headers()["x-forwarded-for"].to_str().unwrap_or_default();
+                    text = format!("{} of {from}", whom.to_str().unwrap_or_default());
+                }
+                let mut response = Response::new(Body::from(text));
+                response.headers_mut().insert("proxy-authenticate", "Basic".parse().unwrap());
+                response
             };
             server.run(answer, stop, Duration::from_secs(5)).await;
         });
@@ -100,6 +106,11 @@ async fn a_pod_is_reached_by_port_and_scheme() {
     assert_eq!(get("http:p:81/proxy/").await, "http://10.1.2.3:81/ false");
     // Nobody vouches for a pod's certificate, and it is not asked for.
     assert_eq!(get("https:p:8443/proxy/x").await, "https://10.1.2.3:8443/x false");
+    // The pod is told from where it is asked; what concerns one connection stays there.
+    let headers = [("x-whom", "all"), ("x-forwarded-for", "10.9.9.9")];
+    let asked = admin.send(http::Method::GET, &format!("{PODS}/p/proxy/"), &headers, "").await;
+    assert_eq!(asked.text, "all of 10.9.9.9, 127.0.0.1");
+    assert!(!asked.headers.contains_key("proxy-authenticate"));
     let wrong = admin.get(&format!("{PODS}/ftp:p:21/proxy/")).await;
     assert_eq!(wrong.message(400), "invalid pod request \"ftp:p:21\"");
     admin.get(&format!("{PODS}/none/proxy/")).await.expect(404);

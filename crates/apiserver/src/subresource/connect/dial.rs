@@ -50,7 +50,11 @@ impl NetworkDialer {
 
     async fn tcp(&self, address: &str, port: u16) -> io::Result<TcpStream> {
         let dialing = TcpStream::connect((address, port));
-        self.clock.timeout(limits::DIAL_TIMEOUT, dialing).await.ok_or(io::ErrorKind::TimedOut)?
+        let stream =
+            self.clock.timeout(limits::DIAL_TIMEOUT, dialing).await.ok_or(io::ErrorKind::TimedOut)??;
+        // A stream may be silent for long; a node or pod that is gone must not keep it.
+        wire::keepalive::ask(&stream)?;
+        Ok(stream)
     }
 }
 

@@ -8,6 +8,7 @@ mod dial;
 mod pass;
 mod target;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::status::Status;
@@ -37,12 +38,13 @@ pub fn is_way(subresource: &str) -> bool {
     matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
-/// Passes a request through. It was authorised.
+/// Passes a request through that came from `peer`. It was authorised.
 pub async fn connect(
     gate: &Arc<Gate>,
     info: &Info,
     request: Request,
     query: &str,
+    peer: IpAddr,
     slot: Place,
 ) -> Result<Response, Status> {
     let kind = kinds::require(&info.resource)?;
@@ -65,7 +67,7 @@ pub async fn connect(
         ("pods", _) => container::to_container(gate, info, query).await?,
         _ => return Err(kinds::not_found()),
     };
-    pass::pass(gate, way, request, slot).await
+    pass::pass(gate, way, request, peer, slot).await
 }
 
 /// A proxied page links relative to its folder, so the path must end like one.

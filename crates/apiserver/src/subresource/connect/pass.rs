@@ -1,15 +1,17 @@
 //! Passing a request on and its answer back.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::status::{Reason, Status};
 use http::StatusCode;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use wire::{Body, Request, Response};
 
 use super::Way;
 use crate::gate::Gate;
+use crate::limits;
 use crate::shares::Place;
 
 /// How much of an error text from the other end is read.
@@ -20,6 +22,7 @@ pub(super) async fn pass(
     gate: &Arc<Gate>,
     way: Way,
     mut request: Request,
+    peer: IpAddr,
     slot: Place,
 ) -> Result<Response, Status> {
     let broken = |error: hyper::Error| Status {
@@ -33,7 +36,7 @@ pub(super) async fn pass(
             tracing::debug!(%error, "a proxied connection ended with an error");
         }
     });
-    let upgrades = request.headers().contains_key(UPGRADE);
+    let upgrades = wire::proxy::wants_upgrade(request.headers());
     let client = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let mut onward = http::Request::new(body);
@@ -42,7 +45,7 @@ pub(super) async fn pass(
         .path
         .parse()
         .map_err(|_| Status::bad_request(format!("{} is no path that can be asked for", way.path)))?;
-    *onward.headers_mut() = forwarded(parts.headers, upgrades, &way.host);
+    *onward.headers_mut() = forwarded(parts.headers, peer, &way.host);
     let mut response = sender.send_request(onward).await.map_err(broken)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
@@ -60,8 +63,7 @@ pub(super) async fn pass(
         let text = wire::body::read(body, ERROR_BYTES).await.unwrap_or_default();
         return Err(end_status(parts.status.as_u16(), &String::from_utf8_lossy(&text)));
     }
-    parts.headers.remove(CONNECTION);
-    parts.headers.remove(TRANSFER_ENCODING);
+    wire::proxy::strip_hop_by_hop(&mut parts.headers);
     Ok(Response::from_parts(parts, body))
 }
 
@@ -80,14 +82,12 @@ fn held(body: Body, slot: Place) -> Body {
     }))
 }
 
-/// The headers that go on: none that say who asks here, none that belong to this hop alone.
-fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
+/// The headers that go on: none that say as whom somebody asks here, none that belong to this hop alone, and from which
+/// address it came.
+fn forwarded(mut headers: HeaderMap, peer: IpAddr, host: &str) -> HeaderMap {
     headers.remove(AUTHORIZATION);
-    headers.remove(TRANSFER_ENCODING);
-    if !upgrades {
-        headers.remove(CONNECTION);
-        headers.remove(UPGRADE);
-    }
+    wire::proxy::next_hop(&mut headers);
+    wire::proxy::add_forwarded_for(&mut headers, peer);
     let own: Vec<_> =
         headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in own {
@@ -113,18 +113,16 @@ fn forwarded(mut headers: HeaderMap, upgrades: bool, host: &str) -> HeaderMap {
     headers
 }
 
-/// Moves bytes both ways until both ends are done or the server stops.
+/// Moves bytes both ways until both ends are done, neither has said anything for long, or the server stops.
 fn pump(gate: &Arc<Gate>, client: hyper::upgrade::OnUpgrade, other: hyper::upgrade::OnUpgrade, slot: Place) {
-    let stop = gate.stop().clone();
+    let (stop, clock) = (gate.stop().clone(), gate.clock().clone());
     gate.tasks().spawn("upgraded stream", async move {
         let (client, other) = match futures::future::try_join(client, other).await {
             Ok(both) => both,
             Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
         };
-        let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
-        if let Some(Err(error)) = stop.or(tokio::io::copy_bidirectional(&mut client, &mut other)).await {
-            tracing::debug!(%error, "an upgraded stream was cut");
-        }
+        let (client, other) = (TokioIo::new(client), TokioIo::new(other));
+        wire::proxy::pump(client, other, &clock, limits::STREAM_IDLE, &stop).await;
         drop(slot);
     });
 }
@@ -158,14 +156,21 @@ mod tests {
     fn tokens_do_not_go_on() {
         let headers = HeaderMap::from_iter([
             (AUTHORIZATION, HeaderValue::from_static("Bearer x")),
-            (UPGRADE, HeaderValue::from_static("websocket")),
+            (http::header::CONNECTION, HeaderValue::from_static("Upgrade, X-Private")),
+            (http::header::UPGRADE, HeaderValue::from_static("websocket")),
+            (http::HeaderName::from_static("x-private"), HeaderValue::from_static("1")),
+            (http::HeaderName::from_static("impersonate-user"), HeaderValue::from_static("root")),
             (
                 http::header::SEC_WEBSOCKET_PROTOCOL,
                 HeaderValue::from_static("v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.abc"),
             ),
         ]);
-        let onward = forwarded(headers, true, "h:1");
-        assert!(onward.get(AUTHORIZATION).is_none());
+        let onward = forwarded(headers, "10.0.0.9".parse().unwrap(), "h:1");
+        let mut names: Vec<&str> = onward.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        let expect = ["connection", "host", "sec-websocket-protocol", "upgrade", "x-forwarded-for"];
+        assert_eq!(names, expect);
+        assert_eq!(onward["x-forwarded-for"], "10.0.0.9");
         assert_eq!(onward[http::header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
     }
 }
