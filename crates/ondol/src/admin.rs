@@ -29,6 +29,8 @@ use crate::server::{Ground, Server};
 
 /// The largest document that is asked.
 const DOCUMENT_BYTES: usize = 64 * 1024;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Lines of a followed answer that wait.
 const LINES: usize = 256;
 
@@ -100,7 +102,13 @@ impl Admin {
 
     async fn serve(self: Arc<Self>, listener: UnixListener) {
         while let Some(accepted) = self.ground.stop.or(listener.accept()).await {
-            let Ok((stream, _)) = accepted else { continue };
+            let Ok((stream, _)) = accepted else {
+                // Mostly there are no file descriptors left, and whoever waits here waits on.
+                if self.ground.stop.or(self.ground.clock.sleep(ACCEPT_PAUSE)).await.is_none() {
+                    return;
+                }
+                continue;
+            };
             let admin = self.clone();
             self.ground.tasks.spawn("admin connection", async move {
                 let service =

@@ -254,6 +254,7 @@ fn serve(
     let tls = ServerTls::new(presented, Roots::new(&authority_pem)?)?;
     let port = SocketAddr::new(addresses[0], KUBELET_PORT);
     let server = wire::serve::Server::bind(&[port], ground.clock.clone())?.with_tls(tls);
+    let server = server.with_limits(crate::server::limits());
     let settings = server::Settings {
         node: wishes.name.clone(),
         machine: machine.clone(),

@@ -19,7 +19,7 @@ use controllers::settings::{PodNetwork, RequestSigner, Settings, TokenClaims, To
 use jiff::Timestamp;
 use net::address::Cidr;
 use scheduler::worker::Scheduler;
-use wire::serve::ServerTls;
+use wire::serve::{Limits, ServerTls};
 use wire::tls::{Authority, Leaf, Roots, Rotating, Usage};
 
 use crate::certificates::request_signer;
@@ -32,6 +32,8 @@ const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long controllers may take to end.
 const LOOPS_END: Duration = Duration::from_secs(3);
+/// Servers of a process that anybody can reach: the API on loopback and on the bridge, and the kubelet's.
+const SERVERS: u64 = 3;
 /// The issuer and audience of ServiceAccounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How values are encoded in the store.
@@ -163,6 +165,7 @@ impl Server {
         let address = SocketAddr::new(address, self.port);
         let listening = wire::serve::Server::bind(&[address], self.ground.clock.clone())?
             .with_tls(self.tls.clone())
+            .with_limits(limits())
             .with_refusals(apiserver::refusal);
         let (gate, stop) = (self.gate.clone(), self.ground.stop.clone());
         self.ground.tasks.spawn("api", async move {
@@ -208,6 +211,11 @@ impl Server {
         self.gate.join(DRAIN).await;
         self.gate.storage().store().close().await;
     }
+}
+
+/// The limits of one of the process's servers, by what it may have open.
+pub fn limits() -> Limits {
+    Limits::within(base::descriptors::limit(), SERVERS)
 }
 
 /// A leaf for a user of the API.
