@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Which to run; all if none is named.
     names: Vec<String>,
     /// Of the comparison with upstream only these servers and parts: `ondol`, `upstream`, `requests`, `commits`.
-    /// What is measured then is printed and not recorded.
+    /// What is measured then is printed and not recorded, and nothing else is measured.
     #[arg(long)]
     only: Vec<String>,
 }
@@ -46,6 +46,13 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
     let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).chain([GATE, PODS, MEMORY]).collect();
     if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark \"{name}\"; there are {}", known.join(", "));
+    }
+    if !arguments.only.is_empty() {
+        if arguments.names.iter().any(|name| name != GATE) {
+            bail!("--only is for the benchmark \"{GATE}\" alone");
+        }
+        println!("{}", load::compare(project, &arguments.only)?);
+        return Ok(());
     }
     let path = project.root().join("BENCHMARKS.md");
     for (name, package, bench, what) in BENCHES {
@@ -69,11 +76,7 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         record(&path, name, &section)?;
     }
     if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == GATE) {
-        let table = load::compare(project, &arguments.only)?;
-        if !arguments.only.is_empty() {
-            println!("{table}");
-            return Ok(());
-        }
+        let table = load::compare(project, &[])?;
         let section = format!(
             "Our API server and upstream's (kube-apiserver with etcd) under the same load, in one run. \
              `cargo xtask bench {GATE}` on {}:\n\n{table}",

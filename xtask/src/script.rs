@@ -53,11 +53,9 @@ pub fn run(project: &Project, profile: &str, kubectl: &Path, extent: Extent) -> 
         let mut bash = command("bash", [project.root().join("tests/first-light.sh")]);
         bash.args(groups);
         bash.env("ONDOL", &ondol).env("KUBECTL", kubectl).env("FIRST_LIGHT_FORM", form);
-        let mut seen = Vec::new();
+        let mut seen = Points::default();
         eprintln!("\nthe user's script, {form}:");
-        command::follow(&mut bash, |line| {
-            seen.extend(point_line(line).map(|(name, passed)| (name.to_owned(), passed)));
-        })?;
+        command::follow(&mut bash, |line| seen.hear(line))?;
         points.extend(compare(form, groups, &lines, &seen)?);
     }
     Ok(points)
@@ -65,7 +63,7 @@ pub fn run(project: &Project, profile: &str, kubectl: &Path, extent: Extent) -> 
 
 /// What was seen in one form, beside what the ledger has for it. Of `groups` of points, none means all; the first one
 /// always runs.
-fn compare(form: &str, groups: &[&str], ledger: &[Line], seen: &[(String, bool)]) -> Result<Vec<Point>> {
+fn compare(form: &str, groups: &[&str], ledger: &[Line], seen: &Points) -> Result<Vec<Point>> {
     let mut points: BTreeMap<&str, Point> = BTreeMap::new();
     let runs = |line: &&Line| {
         let group = line.name.split('.').next().unwrap_or_default();
@@ -76,17 +74,29 @@ fn compare(form: &str, groups: &[&str], ledger: &[Line], seen: &[(String, bool)]
         let name = format!("{} ({form})", line.name);
         points.insert(&line.name, Point { name, required: line.required, passed: None });
     }
-    for (name, passed) in seen {
+    for (name, passed) in &seen.0 {
         match points.get_mut(name.as_str()) {
-            // A point that is checked twice passes only if it passes every time.
-            Some(point) => point.passed = Some(*passed && point.passed.unwrap_or(true)),
+            Some(point) => point.passed = Some(*passed),
             None => bail!("tests/first-light.points does not list the point {name} for the form \"{form}\""),
         }
     }
     Ok(points.into_values().collect())
 }
 
-/// A line of the script about a point: `PASS name` or `FAIL name: reason`.
+/// What a script has said so far: of each of its points whether it passed.
+#[derive(Default)]
+pub struct Points(pub BTreeMap<String, bool>);
+
+impl Points {
+    /// Takes in a line. A point that is checked twice passes only if it passes every time.
+    pub fn hear(&mut self, line: &str) {
+        if let Some((name, passed)) = point_line(line) {
+            self.0.entry(name.to_owned()).and_modify(|before| *before &= passed).or_insert(passed);
+        }
+    }
+}
+
+/// A line of a script about a point: `PASS name` or `FAIL name: reason`.
 fn point_line(line: &str) -> Option<(&str, bool)> {
     let (rest, passed) = match line.strip_prefix("PASS ") {
         Some(rest) => (rest, true),
@@ -149,14 +159,20 @@ mod tests {
     #[test]
     fn a_form_is_held_to_its_own_points() {
         let ledger = ledger_lines("required 1.up\nrequired 10.split in apart\n").unwrap();
-        let seen = [("1.up".to_owned(), true), ("1.up".to_owned(), false)];
-        let points = compare("together", &[], &ledger, &seen).unwrap();
+        let heard = |lines: &[&str]| {
+            let mut points = Points::default();
+            lines.iter().for_each(|line| points.hear(line));
+            points
+        };
+        let points = heard(&["PASS 1.up", "FAIL 1.up: once", "PASS 1.up"]);
+        let points = compare("together", &[], &ledger, &points).unwrap();
         assert_eq!((points.len(), points[0].passed), (1, Some(false)));
-        let points = compare("apart", &[], &ledger, &seen[..1]).unwrap();
+        let seen = heard(&["PASS 1.up", "waiting"]);
+        let points = compare("apart", &[], &ledger, &seen).unwrap();
         let reached: Vec<_> = points.iter().map(|point| (point.name.as_str(), point.passed)).collect();
         assert_eq!(reached, [("1.up (apart)", Some(true)), ("10.split (apart)", None)]);
-        let points = compare("apart", &["3"], &ledger, &seen[..1]).unwrap();
+        let points = compare("apart", &["3"], &ledger, &seen).unwrap();
         assert_eq!(points.len(), 1, "what is not asked for is not missed");
-        assert!(compare("apart", &[], &ledger, &[("2.new".to_owned(), true)]).is_err());
+        assert!(compare("apart", &[], &ledger, &heard(&["PASS 2.new"])).is_err());
     }
 }

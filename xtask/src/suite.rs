@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Writes the outcome down as the new ledger.
     #[arg(long)]
     record: bool,
+    /// Writes it down also if it lacks what passed before.
+    #[arg(long, requires = "record")]
+    accept_losses: bool,
     /// For first-light, kills and machine: the build that is put to the test, `release` or `debug`.
     #[arg(long, default_value = "release", value_parser = ["release", "debug"])]
     profile: String,
@@ -61,6 +64,15 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut ledger = Ledger::read(&text).with_context(|| format!("{} is damaged", path.display()))?;
     let chosen = |name: &str| arguments.tests.is_empty() || arguments.tests.iter().any(|test| test == name);
+    // Asked of the ledger as it was: what a run has just been written into lacks nothing.
+    let lost: Vec<String> =
+        ledger.lost(&outcome).into_iter().filter(|name| chosen(name)).map(str::to_owned).collect();
+    let passed = outcome.values().filter(|passed| **passed).count();
+    println!("{passed} passed, {} failed", outcome.len() - passed);
+    let losses = format!("these passed before: {}", lost.join(", "));
+    if !lost.is_empty() && !arguments.accept_losses {
+        bail!("{losses}; what was lost is recorded with --accept-losses alone");
+    }
     if arguments.record {
         if arguments.tests.is_empty() {
             ledger.record(&outcome)
@@ -69,11 +81,8 @@ pub fn run(project: &Project, arguments: &Arguments) -> Result<()> {
         }
         fs::write(&path, ledger.to_string())?;
     }
-    let lost: Vec<&str> = ledger.lost(&outcome).into_iter().filter(|name| chosen(name)).collect();
-    let passed = outcome.values().filter(|passed| **passed).count();
-    println!("{passed} passed, {} failed", outcome.len() - passed);
     if !lost.is_empty() {
-        bail!("these passed before: {}", lost.join(", "));
+        println!("{losses}; that is accepted");
     }
     Ok(())
 }
@@ -130,14 +139,9 @@ fn run_script(project: &Project, name: &str, tests: &[String]) -> Result<BTreeMa
             .env("KUBERNETES", upstream::kubernetes(project)?)
             .env("LOGS", project.target().join("kubectl"));
     }
-    let mut outcome = BTreeMap::new();
-    let finished = command::follow(&mut script, |line| {
-        for (word, passed) in [("PASS ", true), ("FAIL ", false)] {
-            if let Some(name) = line.strip_prefix(word).and_then(|rest| rest.split([':', ' ']).next()) {
-                outcome.insert(name.to_owned(), passed);
-            }
-        }
-    })?;
+    let mut points = script::Points::default();
+    let finished = command::follow(&mut script, |line| points.hear(line))?;
+    let outcome = points.0;
     if outcome.is_empty() {
         bail!(
             "the suite told of no test at all (it ended with {})",

@@ -160,6 +160,11 @@ impl House {
         appeared.with_context(|| format!("no {}; last words:\n{}", file.display(), self.last_words(0)))
     }
 
+    /// What the roles are called.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.roles.iter().map(|role| role.name).collect()
+    }
+
     /// Where the client finds the server.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
@@ -189,6 +194,15 @@ impl House {
         let text = fs::read_to_string(self.log(index)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(30).collect();
         lines.into_iter().rev().map(|line| format!("    {line}\n")).collect()
+    }
+
+    /// Lines of all logs that tell of a panic. Whoever catches one goes on, but it is a bug all the same.
+    pub fn panics(&self) -> Vec<String> {
+        let of = |index: usize| {
+            let text = fs::read_to_string(self.log(index)).unwrap_or_default();
+            panics_in(&text).map(|line| format!("{}: {line}", self.roles[index].name)).collect::<Vec<_>>()
+        };
+        (0..self.roles.len()).flat_map(of).collect()
     }
 
     /// Ends everything by the ordinary way, and removes it.
@@ -241,4 +255,20 @@ fn join(holder: u32) -> Result<()> {
          ip link set to-agent up && ip link set lo up'"
     );
     command::read(&mut command("sh", ["-c", &script])).map(drop)
+}
+
+fn panics_in(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| line.contains("panicked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_found_in_a_log_whoever_caught_it() {
+        let log =
+            "up\nthread 'a' panicked at crates/x.rs:1:2:\nERROR planning panicked; this is a bug\ndown\n";
+        assert_eq!(panics_in(log).count(), 2);
+    }
 }

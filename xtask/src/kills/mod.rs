@@ -5,6 +5,7 @@
 //! container may start twice for one attempt; a killed pod process takes its containers along and its pod comes back.
 //! Everything runs in network, mount and process namespaces of its own, so that whatever is left is ours, and ends.
 
+mod client;
 mod evidence;
 mod house;
 mod names;

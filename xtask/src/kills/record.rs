@@ -23,8 +23,12 @@ pub struct Record {
     pub acknowledged: AtomicU64,
     /// Writes whose outcome had to be looked up.
     pub unsure: AtomicU64,
+    /// Acknowledged writes that were not there when they were looked for.
+    pub lost: AtomicU64,
     /// Requests to pods, answered or not.
     pub requests: AtomicU64,
+    /// Those that were not answered, or not well.
+    pub failed: AtomicU64,
     faults: Mutex<Vec<String>>,
     times: Mutex<Times>,
 }
@@ -48,6 +52,18 @@ impl Record {
             println!("FAULT {what}");
         }
         faults.push(what);
+    }
+
+    /// An acknowledged write that is lost.
+    pub fn lose(&self, what: String) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.fault(what);
+    }
+
+    /// A request to a pod that failed.
+    fn fail(&self, what: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.fault(what);
     }
 
     /// How many faults there were.
@@ -82,8 +98,8 @@ pub async fn ask(record: &Record, targets: &[SocketAddr], clock: &Clock, random:
         record.requests.fetch_add(1, Ordering::Relaxed);
         match clock.timeout(ANSWER, once(target)).await {
             Some(Ok(())) => {}
-            Some(Err(error)) => record.fault(format!("{began}: a request to {target} failed: {error}")),
-            None => record.fault(format!("{began}: a request to {target} had no answer in {ANSWER:?}")),
+            Some(Err(error)) => record.fail(format!("{began}: a request to {target} failed: {error}")),
+            None => record.fail(format!("{began}: a request to {target} had no answer in {ANSWER:?}")),
         }
     }
 }
@@ -97,11 +113,11 @@ pub async fn hold(record: &Record, target: SocketAddr, clock: &Clock, stop: &Sto
         match clock.timeout(ANSWER, again(target, &mut connection)).await {
             Some(Ok(())) => continue,
             Some(Err(error)) => {
-                record.fault(format!(
+                record.fail(format!(
                     "{began}: a request on the lasting connection to {target} failed: {error}"
                 ));
             }
-            None => record.fault(format!("{began}: the lasting connection to {target} hangs")),
+            None => record.fail(format!("{began}: the lasting connection to {target} hangs")),
         }
         connection = None;
     }

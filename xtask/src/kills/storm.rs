@@ -15,6 +15,7 @@ use api::value::Value;
 use base::{Clock, Random, Stop, Stopper, Tasks};
 use client::{Client, Kubeconfig};
 
+use super::client::Recorded;
 use super::evidence::{Living, Starts, left_behind, pod_processes};
 use super::house::{Form, House, LOOK};
 use super::record::{Record, ask, hold, spread};
@@ -45,6 +46,12 @@ const SETTLES: Duration = Duration::from_secs(90);
 const SLOW: Duration = Duration::from_secs(10);
 /// How long those who load may take to end.
 const LOAD_END: Duration = Duration::from_secs(60);
+/// The least load that makes a storm of kills, for each kill: a fifth of what two slow cores do with the debug build.
+const WRITES_A_KILL: u64 = 4;
+const REQUESTS_A_KILL: u64 = 60;
+/// From so many kills on each role must have been among the victims, and from so many on every kind of kill.
+const KILLS_FOR_ROLES: u32 = 10;
+const KILLS_FOR_ALL: u32 = 50;
 /// The name that is asked for.
 const NAME: &str = "backend.default.svc.cluster.local";
 /// The port of the Service.
@@ -102,14 +109,16 @@ impl Storm {
         let mut house = House::new(ondol, form)?;
         house.raise(&clock).await?;
         let config = Kubeconfig::read(&house.kubeconfig(), None)?;
-        let api: Arc<dyn Api> = Arc::new(Client::new(&config, &clock, &tasks)?);
+        let record: Arc<Record> = Arc::default();
+        let api = Arc::new(Client::new(&config, &clock, &tasks)?);
+        let api: Arc<dyn Api> = Arc::new(Recorded { api, record: record.clone() });
         let storm = Self {
             house,
             form,
             api,
             clock,
             random: Random::seeded(seed),
-            record: Arc::default(),
+            record,
             tasks,
             starts: Starts::default(),
             victims: BTreeMap::new(),
@@ -147,7 +156,11 @@ impl Storm {
         let (stopper, load) = (Stopper::new(), Tasks::new());
         let scaled: Arc<Mutex<Option<u64>>> = Arc::default();
         self.load(&load, &stopper.signal(), &scaled).await?;
+        let spawned = load.running();
         let raged = self.blows(kills).await;
+        if load.running() != spawned {
+            self.record.fault(format!("of {spawned} who load the house {} are left", load.running()));
+        }
         stopper.stop();
         if !load.join(LOAD_END).await {
             bail!("{} who load the house did not end", load.running());
@@ -162,6 +175,12 @@ impl Storm {
             self.record.fault(format!("containers that nobody killed were {before:?} and are {after:?}"));
         }
         self.nothing_is_left().await?;
+        for panic in self.house.panics() {
+            self.record.fault(panic);
+        }
+        for lack in lacks(&self.kills, &self.house.names(), &self.record) {
+            self.record.fault(lack);
+        }
         self.tell();
         Ok(())
     }
@@ -411,17 +430,36 @@ impl Storm {
         let (record, times) = (&*self.record, self.record.times());
         println!("RESULT killed: {}", kills.join(", "));
         println!(
-            "RESULT acknowledged writes: {}, lost 0; looked up {}",
+            "RESULT acknowledged writes: {}, lost {}; looked up {}",
             count(&record.acknowledged),
+            count(&record.lost),
             count(&record.unsure)
         );
-        println!("RESULT requests to pods: {}, failed 0", count(&record.requests));
+        println!("RESULT requests to pods: {}, failed {}", count(&record.requests), count(&record.failed));
         println!("RESULT names resolved again: {}", spread(&times.names));
-        println!("RESULT attempts started: {}, twice 0", self.starts.count());
+        println!("RESULT attempts started: {}, twice {}", self.starts.count(), self.starts.repeated().len());
         println!("RESULT containers ended with their pod process: {}", spread(&times.ends));
         println!("RESULT pods Ready again after that: {}", spread(&times.revivals));
         println!("RESULT faults {}", record.faults());
     }
+}
+
+/// What a storm lacks to be one: without load and without kills of every kind its good end says nothing.
+fn lacks(kills: &BTreeMap<&'static str, u32>, roles: &[&'static str], record: &Record) -> Vec<String> {
+    let total = kills.values().sum::<u32>();
+    let loads = [
+        ("acknowledged writes", &record.acknowledged, WRITES_A_KILL),
+        ("requests to pods", &record.requests, REQUESTS_A_KILL),
+    ];
+    let idle = loads.into_iter().filter_map(|(what, count, least)| {
+        let count = count.load(Ordering::Relaxed);
+        let least = least * u64::from(total);
+        (count < least).then(|| format!("only {count} {what} in {total} kills; {least} are the least"))
+    });
+    let wanted = roles.iter().filter(|_| total >= KILLS_FOR_ROLES).copied();
+    let wanted = wanted.chain(["pod process", "starting"].into_iter().filter(|_| total >= KILLS_FOR_ALL));
+    let spared = wanted.filter(|what| !kills.contains_key(what));
+    idle.chain(spared.map(|what| format!("no kill of the kind \"{what}\" in {total}"))).collect()
 }
 
 /// Watches over one pod whose process was killed.
@@ -508,4 +546,29 @@ fn told(pod: &Value) -> String {
     let name = pod.str_at(&["metadata", "name"]).unwrap_or_default();
     let status = pod.get("status").map(|status| String::from_utf8_lossy(&status.to_bytes()).into_owned());
     format!("{name} {}", status.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_without_load_or_without_a_kind_of_kill_is_none() {
+        let record = Record::default();
+        let kills = BTreeMap::from([("server", 30), ("agent", 19), ("starting", 1)]);
+        let roles = ["server", "agent"];
+        assert_eq!(
+            lacks(&kills, &roles, &record),
+            [
+                "only 0 acknowledged writes in 50 kills; 200 are the least",
+                "only 0 requests to pods in 50 kills; 3000 are the least",
+                "no kill of the kind \"pod process\" in 50"
+            ]
+        );
+        record.acknowledged.store(200, Ordering::Relaxed);
+        record.requests.store(3000, Ordering::Relaxed);
+        let kills = BTreeMap::from([("server", 20), ("agent", 19), ("starting", 1), ("pod process", 10)]);
+        assert_eq!(lacks(&kills, &roles, &record), [""; 0]);
+        assert_eq!(lacks(&BTreeMap::from([("up", 12)]), &roles, &record).len(), 2);
+    }
 }

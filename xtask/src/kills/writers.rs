@@ -50,10 +50,9 @@ pub struct Writer {
     pub stop: Stop,
 }
 
-/// Whether the server may have done what it was asked: it gave no answer of its own.
+/// Whether the server may have done what it was asked: it gave no answer of its own. A 500 is an answer, and a bug.
 fn is_unsure(status: &Status) -> bool {
-    use Reason::{InternalError, ServerTimeout, ServiceUnavailable, Timeout};
-    matches!(status.reason, ServiceUnavailable | Timeout | ServerTimeout | InternalError)
+    matches!(status.reason, Reason::ServiceUnavailable | Reason::Timeout | Reason::ServerTimeout)
 }
 
 impl Writer {
@@ -108,8 +107,12 @@ impl Writer {
             }
             Err(status) if status.reason == Reason::TooManyRequests => return before.clone(),
             Err(status) if is_unsure(&status) => {}
+            // It names what was acknowledged, so that this is what a lost write looks like.
+            Err(status) if matches!(status.code, 404 | 409) => {
+                self.record.lose(format!("{name} was {before:?}, and a write was told: {status}"));
+            }
             Err(status) => {
-                self.record.fault(format!("{name} was {before:?}, and a write was told: {status}"))
+                self.record.fault(format!("{name} was {before:?}, and a write was told: {status}"));
             }
         }
         self.record.unsure.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +123,7 @@ impl Writer {
             _ => false,
         };
         if !done && now != *before {
-            self.record.fault(format!("{name} was {before:?}, was to become {wanted:?}, and is {now:?}"));
+            self.record.lose(format!("{name} was {before:?}, was to become {wanted:?}, and is {now:?}"));
         }
         now
     }
@@ -128,7 +131,7 @@ impl Writer {
     async fn verify(&self, name: &str, known: &Known) {
         let now = self.read(name).await;
         if now != *known {
-            self.record.fault(format!("{name} was acknowledged as {known:?} and is {now:?}"));
+            self.record.lose(format!("{name} was acknowledged as {known:?} and is {now:?}"));
         }
     }
 
@@ -171,7 +174,7 @@ impl Writer {
             };
             let (now, revision) = self.replicas().await;
             match acknowledged {
-                Some(written) if now != wanted || revision < written => self.record.fault(format!(
+                Some(written) if now != wanted || revision < written => self.record.lose(format!(
                     "a scaling to {wanted} was acknowledged at {written}, and at {revision} it is {now}"
                 )),
                 None if now != wanted && now != replicas => {
@@ -212,4 +215,16 @@ pub fn deployment(name: &str, replicas: i64) -> Value {
                      "containers": [{"name": "echo", "image": "ondol.local/echo:v1"}]}
         }}
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_gave_no_answer_of_its_own_leaves_one_unsure() {
+        let is = |reason| is_unsure(&Status::new(reason, "no"));
+        assert!(is(Reason::ServiceUnavailable) && is(Reason::Timeout));
+        assert!(!is(Reason::InternalError) && !is(Reason::Conflict) && !is(Reason::NotFound));
+    }
 }

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{self, command};
 use crate::project::Project;
+use crate::script::Points;
 use crate::upstream;
 use image::Image;
 
@@ -42,16 +43,11 @@ pub fn run(project: &Project, profile: &str) -> Result<BTreeMap<String, bool>> {
     let scratch = tempfile::Builder::new().prefix("ondol-machine-").tempdir()?;
     let payload = payload(project, &project.binary(profile, "ondol"), &kubectl.path, scratch.path())?;
     let console = logs.join("console");
-    let mut outcome = BTreeMap::new();
+    let mut points = Points::default();
     let mut ended = false;
     command::follow(&mut boot(&image, &payload, &console), |line| {
         ended |= line == END;
-        for (word, passed) in [("PASS ", true), ("FAIL ", false)] {
-            if let Some(name) = line.strip_prefix(word).and_then(|rest| rest.split([':', ' ']).next()) {
-                // A point that is checked twice passes only if it passes every time.
-                outcome.entry(name.to_owned()).and_modify(|before| *before &= passed).or_insert(passed);
-            }
-        }
+        points.hear(line);
     })?;
     if !ended {
         let said = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
@@ -62,7 +58,7 @@ pub fn run(project: &Project, profile: &str) -> Result<BTreeMap<String, bool>> {
             lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
         );
     }
-    Ok(outcome)
+    Ok(points.0)
 }
 
 /// The second disk: what is tested, and the script.
