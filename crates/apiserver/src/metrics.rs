@@ -21,6 +21,8 @@ pub fn text(gate: &Gate) -> String {
     let version = format!("git_version=\"{}\",major=\"1\",minor=\"37\"", crate::GIT_VERSION);
     family(&mut out, "kubernetes_build_info", "gauge", "What this server is.", &[(&version, 1.0)]);
     requests(gate, &mut out);
+    let help = "Panics of requests, reconciles and tasks that were caught; each is a bug, and in the log.";
+    family(&mut out, "ondol_panics_total", "counter", help, &[("", base::panics::count() as f64)]);
     stored(gate, &mut out);
     process(&mut out);
     out

@@ -27,7 +27,7 @@ pub fn raise() -> u64 {
 
 /// The limit with which this process was started, if it was raised since: for programs that are started for others.
 pub fn given() -> Option<Rlimit> {
-    GIVEN.get().cloned()
+    GIVEN.get().copied()
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
     fn what_may_be_asked_for_is_asked_for_and_what_was_given_is_remembered() {
         let before = getrlimit(Resource::Nofile);
         let low = Rlimit { current: before.current.map(|limit| limit.min(900)), maximum: before.maximum };
-        setrlimit(Resource::Nofile, low.clone()).unwrap();
+        setrlimit(Resource::Nofile, low).unwrap();
         assert_eq!(raise(), before.maximum.unwrap_or(u64::MAX));
         raise();
         assert_eq!(given(), Some(low));

@@ -222,11 +222,6 @@ impl Write {
         )
     }
 
-    /// Posts to a subresource, as a binding or an eviction.
-    pub fn post(target: Target, object: &Value) -> Self {
-        Self::new(Call::Create(target, object.to_bytes().into(), WriteOptions::default()), &[])
-    }
-
     /// Deletes an object if it is still the one that was seen.
     pub fn delete(resource: &Resource, object: &Object, options: DeleteOptions) -> Self {
         let target = Target::new(resource, object.namespace(), object.name());

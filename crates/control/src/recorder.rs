@@ -3,6 +3,7 @@
 
 mod memory;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,10 +17,11 @@ use api::time::seconds;
 use api::validation::names::is_subdomain;
 use api::value::{Str, Value};
 use base::{Backoff, Clock, Stop};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use memory::{Memory, Telling};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// Notes that wait to be written; more are dropped, for users' events must never hold up the system.
 const QUEUE_NOTES: usize = 4096;
@@ -166,7 +168,11 @@ impl Writer {
     /// Writes notes as Events until `stop`, then what is still waiting, once each.
     pub async fn run(mut self, api: &dyn Api, clock: &Clock, stop: &Stop) {
         while let Some(Some((source, note))) = stop.or(self.receiver.recv()).await {
-            self.tell(api, clock, stop, &source, &note).await;
+            let telling = AssertUnwindSafe(self.tell(api, clock, stop, &source, &note));
+            if let Err(panic) = telling.catch_unwind().await {
+                let message = base::panics::caught(panic);
+                error!(%source, message, "telling an event panicked; this is a bug");
+            }
         }
         self.receiver.close();
         while let Ok((source, note)) = self.receiver.try_recv() {
@@ -279,7 +285,6 @@ mod tests {
 
     use api::interface::{Answer, Call, Watch, WatchStream};
     use base::Stopper;
-    use futures::FutureExt as _;
     use futures::future::BoxFuture;
 
     use super::*;

@@ -33,13 +33,6 @@ pub fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, PathError> {
     inner.split('/').map(segment).collect()
 }
 
-/// What follows the first `count` segments, as it was sent, with its leading slash; empty if nothing follows. For
-/// paths that are handed on to others.
-pub fn rest(path: &str, count: usize) -> &str {
-    let mut slashes = path.match_indices('/').map(|(at, _)| at);
-    slashes.nth(count).map_or("", |at| &path[at..])
-}
-
 fn segment(raw: &str) -> Result<Cow<'_, str>, PathError> {
     let text = decode(raw, false).map_err(|error| match error {
         DecodeError::Escape => PathError::Escape,
@@ -123,13 +116,6 @@ mod tests {
         check("/a/%2e%2E/b", Err(PathError::Dots));
     }
 
-    #[test]
-    fn the_rest_is_left_as_it_was_sent() {
-        for (count, expect) in [(0, "/a/b//c%2F"), (1, "/b//c%2F"), (2, "//c%2F"), (9, "")] {
-            assert_eq!(rest("/a/b//c%2F", count), expect);
-        }
-    }
-
     proptest! {
         #[test]
         fn encoded_text_comes_back(names in proptest::collection::vec("\\PC{1,12}", 1..5)) {
@@ -139,9 +125,8 @@ mod tests {
         }
 
         #[test]
-        fn no_path_panics(path in "[/%.a-f0-9+\\PC]{0,60}", count in 0_usize..9) {
+        fn no_path_panics(path in "[/%.a-f0-9+\\PC]{0,60}") {
             let _ = segments(&path);
-            prop_assert!(path.ends_with(rest(&path, count)));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! What can be swapped while servers and clients run: the certificate that is presented, the roots that are believed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,15 +18,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::{ALPN, Error, KeyPair, PeerIdentity, malformed, provider};
 
-/// The certificates that a server or a client presents. Swapped at once for all handshakes that follow.
+/// The certificate that a server or a client presents. Swapped at once for all handshakes that follow.
 #[derive(Debug, Default)]
-pub struct Presented(ArcSwap<Faces>);
-
-#[derive(Debug, Default)]
-struct Faces {
-    default: Option<Arc<CertifiedKey>>,
-    named: HashMap<String, Arc<CertifiedKey>>,
-}
+pub struct Presented(ArcSwapOption<CertifiedKey>);
 
 impl Presented {
     /// Presents nothing until one is set: a server refuses handshakes, a client stays anonymous.
@@ -42,54 +35,32 @@ impl Presented {
         Ok(presented)
     }
 
-    /// Replaces the default certificate.
+    /// Replaces the certificate.
     pub fn set(&self, pair: &KeyPair) -> Result<(), Error> {
-        let key = certified(pair)?;
-        self.0.rcu(|faces| Faces { default: Some(key.clone()), named: faces.named.clone() });
+        self.0.store(Some(certified(pair)?));
         Ok(())
     }
 
-    /// Replaces all certificates that are chosen by the name a client asks for: exact names, or `*.` for one label.
-    pub fn set_named<'a>(
-        &self,
-        pairs: impl IntoIterator<Item = (&'a str, &'a KeyPair)>,
-    ) -> Result<(), Error> {
-        let mut named = HashMap::new();
-        for (name, pair) in pairs {
-            named.insert(name.to_ascii_lowercase(), certified(pair)?);
-        }
-        self.0.rcu(|faces| Faces { default: faces.default.clone(), named: named.clone() });
-        Ok(())
-    }
-
-    /// The default chain of the moment, the leaf first.
-    pub fn default_chain(&self) -> Option<Vec<CertificateDer<'static>>> {
-        self.0.load().default.as_ref().map(|key| key.cert.clone())
-    }
-
-    fn choose(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let faces = self.0.load();
-        let named = || {
-            let name = name.filter(|_| !faces.named.is_empty())?.to_ascii_lowercase();
-            faces.named.get(&name).or_else(|| faces.named.get(&format!("*.{}", name.split_once('.')?.1)))
-        };
-        named().or(faces.default.as_ref()).cloned()
+    /// The chain of the moment, the leaf first.
+    #[cfg(test)]
+    pub(super) fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
+        self.0.load().as_ref().map(|key| key.cert.clone())
     }
 }
 
 impl ResolvesServerCert for Presented {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name())
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
     }
 }
 
 impl ResolvesClientCert for Presented {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.choose(None)
+        self.0.load_full()
     }
 
     fn has_certs(&self) -> bool {
-        self.0.load().default.is_some()
+        self.0.load().is_some()
     }
 }
 
@@ -146,11 +117,6 @@ impl Roots {
         for certificate in certificates(pem)? {
             store.add(certificate)?;
         }
-        self.set_store(store)
-    }
-
-    /// Believes the authorities in `store` instead, from the next handshake on.
-    pub fn set_store(&self, store: RootCertStore) -> Result<(), Error> {
         let store = Arc::new(store);
         let refused = |error: rustls::server::VerifierBuilderError| malformed("pool of roots", error);
         let clients = WebPkiClientVerifier::builder_with_provider(store.clone(), provider())

@@ -110,13 +110,13 @@ mod tests {
         };
         let rotating = Rotating::new(authority, leaf, clock.clone()).unwrap();
         let presented = rotating.presented();
-        let first = presented.default_chain().unwrap();
+        let first = presented.chain().unwrap();
         let (stopper, tasks) = (Stopper::new(), Tasks::new());
         tasks.spawn("rotating", rotating.run(stopper.signal()));
         clock.sleep(Duration::from_secs(599)).await;
-        assert_eq!(presented.default_chain().unwrap(), first);
+        assert_eq!(presented.chain().unwrap(), first);
         clock.sleep(Duration::from_secs(62)).await;
-        assert_ne!(presented.default_chain().unwrap(), first);
+        assert_ne!(presented.chain().unwrap(), first);
         stopper.stop();
         assert!(tasks.join(Duration::from_secs(5)).await);
     }

@@ -270,9 +270,9 @@ async fn a_log_that_breaks_off_is_not_taken_for_a_whole_one() {
         let (_, io) = upgrade(&world, websocket_request(address, path, "binary.k8s.io")).await;
         let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(io, Role::Client, None).await;
         let close = loop {
-            match soon(socket.next()).await.unwrap().unwrap() {
-                tungstenite::Message::Close(Some(frame)) => break u16::from(frame.code),
-                _ => {}
+            let message = soon(socket.next()).await.unwrap().unwrap();
+            if let tungstenite::Message::Close(Some(frame)) = message {
+                break u16::from(frame.code);
             }
         };
         assert_eq!(close, code, "{path}");
