@@ -30,6 +30,16 @@ sidecar_ends_with_the_work() {
     k apply -f "$here/first-light/work.yaml" >/dev/null || return 1
     k wait pod/work --for=jsonpath='{.status.phase}'=Succeeded --timeout=50s >/dev/null || because "$(k get pod work --no-headers)"
 }
+# The image declares its own /bin, and a folder that it does not have; nothing else of the root can be written to.
+image_has_volumes() {
+    local folder="$scratch/busybox"
+    sed 's#"config":{#"config":{"Volumes":{"/bin":{},"/not/there":{}},#' "$folder/config.json" >"$folder/volumes.json"
+    printf '[{"Config":"volumes.json","RepoTags":["ondol.local/first-light/volumes:1"],"Layers":["layer.tar"]}]' >"$folder/manifest.json"
+    tar -C "$folder" -cf "$folder/volumes.tar" manifest.json volumes.json layer.tar || return 1
+    ondol image import "$folder/volumes.tar" >/dev/null && k apply -f "$here/first-light/volumes.yaml" >/dev/null || return 1
+    k wait pod/volumes --for=jsonpath='{.status.phase}'=Succeeded --timeout=50s >/dev/null || { because "$(k logs volumes 2>&1 | tail -n 2)"; return 1; }
+    equals "$(k logs volumes)" sealed
+}
 point_7() {
     point 7.localhost two_containers
     point 7.empty-dir shared_folder
@@ -37,5 +47,6 @@ point_7() {
     point 7.sidecar sidecar_runs
     point 7.sidecar-order sidecar_is_first_and_last
     point 7.sidecar-work sidecar_ends_with_the_work
-    k delete pod inits work --wait=false >/dev/null 2>&1
+    point 7.image-volumes image_has_volumes
+    k delete pod inits work volumes --wait=false >/dev/null 2>&1
 }

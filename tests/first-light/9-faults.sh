@@ -22,6 +22,18 @@ survives_kill() {
         lives_through kill -9 $(kill_sets | sed -n "${number}p") || return 1
     done
 }
+hook_says() { equals "$(k exec hooked -- /bin/busybox cat /tmp/hook | tr '\n' ' ')" "$1"; }
+# The hook goes with who told it; the next one tells it again, and the pod is not ready before.
+hook_is_told_again() {
+    k apply -f "$here/first-light/hook.yaml" >/dev/null && within 50 hook_says 'begun ' || return 1
+    # shellcheck disable=SC2046
+    kill -9 $(kill_sets | tail -n 1)
+    ondol up >"$scratch/up" 2>&1 || { because "$(tail -n 2 "$scratch/up")"; return 1; }
+    within 50 hook_says 'begun begun ' || return 1
+    value_is pod/hooked '{.status.containerStatuses[0].ready}' false || return 1
+    k exec hooked -- /bin/busybox touch /tmp/go && ready_pod hooked && hook_says 'begun begun ended ' || return 1
+    value_is pod/hooked '{.status.containerStatuses[0].restartCount}' 0 && k delete pod hooked --wait=false >/dev/null
+}
 # What `systemctl restart` does with our unit: SIGTERM to the main process alone, and a new one in the foreground.
 restart_of_the_unit() {
     local pids; pids=$(kill_sets | tail -n 1)
@@ -181,6 +193,7 @@ refuses_damage() {
 point_9() {
     point 9.kill survives_kill
     point 9.acknowledged keeps_what_it_acknowledged
+    point 9.hook hook_is_told_again
     point 9.unit-restart survives_restart_of_the_unit
     [ "$form" = apart ] || point 9.up-while-ending starts_while_it_ends
     point 9.pod-process lost_sandbox_comes_back
