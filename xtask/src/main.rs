@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod images;
+mod instance;
 mod kills;
 mod ledger;
 mod load;

@@ -2,8 +2,6 @@
 //! soon it is up again with them.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,7 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::command::{self, command};
+use crate::instance::Instance;
 use crate::load::{self, Peer};
 use crate::pods;
 use crate::project::Project;
@@ -41,15 +39,6 @@ const SORTS: [Sort; 2] = [
     Sort { name: "pods that wait at a gate", path: "/api/v1/namespaces/default/pods", make: gated_pod },
     Sort { name: "ConfigMaps", path: "/api/v1/namespaces/default/configmaps", make: config_map },
 ];
-
-/// An instance in release that goes with all it has, whatever happens.
-struct Instance<'a> {
-    ondol: PathBuf,
-    name: String,
-    data: String,
-    clock: &'a Clock,
-    _folder: tempfile::TempDir,
-}
 
 /// Figures of one sort of objects.
 struct Figures {
@@ -95,14 +84,14 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 /// Memory of an instance before and after pods were made and ended in it.
-fn use_up(instance: &Instance<'_>, runtime: &Runtime) -> Result<(u64, u64)> {
+fn use_up(instance: &Instance, runtime: &Runtime) -> Result<(u64, u64)> {
     instance.up()?;
     let (peer, pid) = instance.peer()?;
-    let idle = runtime.block_on(settled(pid, instance.clock))?;
+    let idle = runtime.block_on(settled(pid, &instance.clock))?;
     for _ in 0..ROUNDS {
-        runtime.block_on(round(&peer, instance.clock))?;
+        runtime.block_on(round(&peer, &instance.clock))?;
     }
-    Ok((idle, runtime.block_on(settled(pid, instance.clock))?))
+    Ok((idle, runtime.block_on(settled(pid, &instance.clock))?))
 }
 
 /// Makes pods, waits until all are Ready, and ends them with their namespace.
@@ -121,8 +110,8 @@ async fn round(peer: &Peer, clock: &Clock) -> Result<()> {
 }
 
 /// What objects of a sort add, as they are made and after a restart.
-fn fill(instance: &Instance<'_>, runtime: &Runtime, sort: &Sort) -> Result<Figures> {
-    let clock = instance.clock;
+fn fill(instance: &Instance, runtime: &Runtime, sort: &Sort) -> Result<Figures> {
+    let clock = &instance.clock;
     instance.up()?;
     let (peer, pid) = instance.peer()?;
     let before = runtime.block_on(settled(pid, clock))?;
@@ -153,54 +142,6 @@ async fn settled(pid: u32, clock: &Clock) -> Result<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes * 1024)
-}
-
-impl<'a> Instance<'a> {
-    fn new(ondol: &std::path::Path, clock: &'a Clock) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        Ok(Self {
-            ondol: ondol.to_owned(),
-            name: format!("bench{}", std::process::id() % 100_000),
-            data: folder.path().join("data").display().to_string(),
-            clock,
-            _folder: folder,
-        })
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = command(&self.ondol, ["--instance", &self.name]);
-        command.args(words);
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Result<()> {
-        command::run(&mut self.command(words))
-    }
-
-    /// Starts it and tells how long that took.
-    fn up(&self) -> Result<Duration> {
-        let began = self.clock.monotonic();
-        self.run(&["up", "--no-kubeconfig", "--data-dir", &self.data])?;
-        Ok(self.clock.monotonic() - began)
-    }
-
-    /// The running server and the number of its process.
-    fn peer(&self) -> Result<(Peer, u32)> {
-        let credential = command::read(&mut self.command(&["credential", "--data-dir", &self.data]))?;
-        let status: Value =
-            serde_json::from_str(&command::read(&mut self.command(&["status", "-o", "json"]))?)?;
-        let pid = u32::try_from(status["pid"].as_u64().context("the status tells no pid")?)?;
-        Ok((Peer::of_instance(&serde_json::from_str(&credential)?, &status)?, pid))
-    }
-}
-
-impl Drop for Instance<'_> {
-    fn drop(&mut self) {
-        // Whatever was measured, the instance goes.
-        if let Err(error) = self.run(&["down", "--wipe", "--yes"]) {
-            eprintln!("{} is left behind: {error:#}", self.name);
-        }
-    }
 }
 
 /// A pod of some 4.4 KB as it is read, that no scheduler takes before its gate is lifted.

@@ -1,7 +1,6 @@
 //! `cargo xtask bench pods`: how long pods take, from the request to Ready, as a client of the API sees it.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +9,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use crate::command::{self, command};
-use crate::load::Peer;
+use crate::instance::Instance;
+use crate::load::{self, Peer};
 use crate::project::Project;
 
 /// Pods that are started one after another.
@@ -23,33 +22,13 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Starts an instance in release, measures it, and leaves nothing of it behind.
 pub fn measure(project: &Project) -> Result<String> {
-    let mut build = command("cargo", ["build", "--release", "--locked", "--package", "ondol"]);
-    command::run(build.current_dir(project.root()))?;
-    let ondol = project.binary("release", "ondol");
-    let instance = format!("bench{}", std::process::id() % 100_000);
-    let folder = tempfile::tempdir()?;
-    let data = folder.path().join("data");
-    let run = |words: &[&str]| -> Command {
-        let mut command = command(&ondol, ["--instance", &instance]);
-        command.args(words);
-        command
-    };
-    let data_text = data.display().to_string();
+    let ondol = load::built(project, "ondol", &["--bin", "ondol"])?;
     let clock = Clock::system();
-    let began = clock.monotonic();
-    command::run(&mut run(&["up", "--no-kubeconfig", "--data-dir", &data_text]))?;
-    let first_up = clock.monotonic() - began;
-    let measured = (|| {
-        let credential = command::read(&mut run(&["credential", "--data-dir", &data_text]))?;
-        let status = command::read(&mut run(&["status", "-o", "json"]))?;
-        let peer = Peer::of_instance(&serde_json::from_str(&credential)?, &serde_json::from_str(&status)?)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(pods(&peer, &clock))
-    })();
-    // Whatever was measured, the instance goes.
-    let wiped = command::run(&mut run(&["down", "--wipe", "--yes"]));
-    let table = measured?;
-    wiped?;
+    let instance = Instance::new(&ondol, &clock)?;
+    let first_up = instance.up()?;
+    let (peer, _) = instance.peer()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let table = runtime.block_on(pods(&peer, &clock))?;
     Ok(format!("{table}| very first `up` to API and node Ready | {} ms |\n", first_up.as_millis()))
 }
 

@@ -196,6 +196,13 @@ impl House {
         lines.into_iter().rev().map(|line| format!("    {line}\n")).collect()
     }
 
+    /// Shows how all logs end.
+    pub fn show_logs(&self) {
+        for (index, role) in self.roles.iter().enumerate() {
+            eprintln!("the log of {} ends:\n{}", role.name, self.last_words(index));
+        }
+    }
+
     /// Lines of all logs that tell of a panic. Whoever catches one goes on, but it is a bug all the same.
     pub fn panics(&self) -> Vec<String> {
         let of = |index: usize| {

@@ -90,13 +90,7 @@ pub async fn run(ondol: &Path, form: Form, kills: u32, seed: u64) -> Result<()> 
         other => {
             // What ended badly is wiped too, but its data is looked at first.
             let why = other.err().map_or_else(|| format!("{faults} faults"), |error| format!("{error:#}"));
-            for index in 0..storm.house.roles.len() {
-                eprintln!(
-                    "the log of {} ends:\n{}",
-                    storm.house.roles[index].name,
-                    storm.house.last_words(index)
-                );
-            }
+            storm.house.show_logs();
             let folder = storm.house.keep();
             bail!("{why}; logs and data are kept in {}", folder.display())
         }
@@ -112,7 +106,7 @@ impl Storm {
         let record: Arc<Record> = Arc::default();
         let api = Arc::new(Client::new(&config, &clock, &tasks)?);
         let api: Arc<dyn Api> = Arc::new(Recorded { api, record: record.clone() });
-        let storm = Self {
+        let mut storm = Self {
             house,
             form,
             api,
@@ -127,11 +121,15 @@ impl Storm {
             name_server: IpAddr::from([127, 0, 0, 1]),
             kills: BTreeMap::new(),
         };
-        storm.furnish().await
+        if let Err(why) = storm.furnish().await {
+            storm.house.show_logs();
+            return Err(why);
+        }
+        Ok(storm)
     }
 
     /// Makes what is asked and killed, and waits for it.
-    async fn furnish(mut self) -> Result<Self> {
+    async fn furnish(&mut self) -> Result<()> {
         self.answers().await?;
         for (name, replicas) in [(SERVED, SERVED_PODS), (VICTIMS, VICTIM_PODS), (SCALED, 1)] {
             let object = deployment(name, i64::try_from(replicas)?);
@@ -148,7 +146,7 @@ impl Storm {
         if !names::resolves(self.name_server, NAME, NAMES, &self.clock).await {
             bail!("names do not resolve even before the first kill");
         }
-        Ok(self)
+        Ok(())
     }
 
     async fn rage(&mut self, kills: u32) -> Result<()> {
