@@ -79,7 +79,9 @@ fn a_user_namespace_of_its_own_opens_nothing() {
                       ( : >> /proc/sys/kernel/core_pattern ) && echo WRITABLE; cat /proc/kcore | head -c 1 | wc -c; \
                       mount -t proc none /tmp && cat /tmp/kcore | head -c 1 | wc -c; \
                       mknod /tmp/kmsg c 1 11 && dd if=/tmp/kmsg bs=1 count=1 && echo READ; echo inside";
-        let mut spec = world.shell("one", &format!("unshare -U -m -r /bin/sh -c '{inside}'; echo after"));
+        // One stream: two of them are written to the log in no order.
+        let script = format!("exec 2>&1; unshare -U -m -r /bin/sh -c '{inside}'; echo after");
+        let mut spec = world.shell("one", &script);
         spec.seccomp = Seccomp::Unconfined;
         let (_, log) = world.outcome(&pod, spec).await;
         // A machine may forbid such namespaces altogether, which is as well.
