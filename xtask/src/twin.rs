@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -107,24 +106,14 @@ impl Drop for Upstream {
 
 impl Upstream {
     fn start(binaries: &Path, scratch: &Path) -> Result<Self> {
-        let [client, peer, secure] = free_ports()?;
+        let [client, peer, secure] = crate::upstream::free_ports()?;
         let mut upstream = Self {
             processes: Vec::new(),
             base: format!("https://127.0.0.1:{secure}"),
             scratch: scratch.to_owned(),
         };
         let etcd = format!("http://127.0.0.1:{client}");
-        let data = scratch.join("etcd");
-        upstream.spawn(command(
-            binaries.join("etcd"),
-            [
-                format!("--data-dir={}", data.display()),
-                format!("--listen-client-urls={etcd}"),
-                format!("--advertise-client-urls={etcd}"),
-                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-                "--log-level=error".to_owned(),
-            ],
-        ))?;
+        upstream.spawn(crate::upstream::etcd(&binaries.join("etcd"), &scratch.join("etcd"), client, peer))?;
         let key = scratch.join("accounts.key");
         command::read(&mut command("openssl", ["genrsa", "-out", &key.to_string_lossy(), "2048"]))?;
         let lines =
@@ -223,14 +212,4 @@ impl Upstream {
 
 fn token(user: &str) -> String {
     format!("twin-{}", user.replace(':', "-"))
-}
-
-/// Ports that nobody listens on, all different.
-fn free_ports() -> Result<[u16; 3]> {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(listeners) {
-        *port = listener?.local_addr()?.port();
-    }
-    Ok(ports)
 }

@@ -2,6 +2,7 @@
 //! benchmarks. What is built is pinned by `xtask/upstream/go.mod` and `go.sum`, and kept in the cache.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -175,4 +176,32 @@ fn build(project: &Project, go: &Path, name: &str) -> Result<PathBuf> {
     command::run(build.env("GOTOOLCHAIN", "local").env("GOFLAGS", "").env("CGO_ENABLED", "0"))?;
     fs::rename(&unfinished, &binary)?;
     Ok(binary)
+}
+
+/// An etcd in a folder of its own, for clients at one port of the loopback; its peers would come to the other.
+pub fn etcd(binary: &Path, folder: &Path, client: u16, peer: u16) -> Command {
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    command(
+        binary,
+        [
+            format!("--data-dir={}", folder.display()),
+            format!("--listen-client-urls={}", url(client)),
+            format!("--advertise-client-urls={}", url(client)),
+            format!("--listen-peer-urls={}", url(peer)),
+            format!("--initial-advertise-peer-urls={}", url(peer)),
+            format!("--initial-cluster=default={}", url(peer)),
+            "--log-level=error".to_owned(),
+        ],
+    )
+}
+
+/// Ports of the loopback that nobody listens on.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // All are held until all are known, so that none comes twice.
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(listeners) {
+        *port = listener?.local_addr()?.port();
+    }
+    Ok(ports)
 }

@@ -126,19 +126,9 @@ pub fn ondol(project: &Project) -> Result<Peer> {
 /// An etcd, alone in a folder; returns where clients reach it.
 pub fn etcd(project: &Project) -> Result<(Processes, SocketAddr)> {
     let folder = tempfile::tempdir()?;
-    let (peer, client) = (free_port()?, free_port()?);
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
-    let process = quiet(command(
-        crate::upstream::binary(project, "etcd")?,
-        [
-            format!("--data-dir={}", folder.path().join("etcd").display()),
-            format!("--listen-client-urls={}", url(client)),
-            format!("--advertise-client-urls={}", url(client)),
-            format!("--listen-peer-urls={}", url(peer)),
-            format!("--initial-advertise-peer-urls={}", url(peer)),
-            format!("--initial-cluster=default={}", url(peer)),
-        ],
-    ))?;
+    let [peer, client] = crate::upstream::free_ports()?;
+    let binary = crate::upstream::binary(project, "etcd")?;
+    let process = quiet(crate::upstream::etcd(&binary, &folder.path().join("etcd"), client, peer))?;
     let address = SocketAddr::from(([127, 0, 0, 1], client));
     Ok((Processes { running: vec![process], folder: Some(folder) }, address))
 }
@@ -146,7 +136,7 @@ pub fn etcd(project: &Project) -> Result<(Processes, SocketAddr)> {
 /// Upstream's API server on an etcd of its own.
 pub fn upstream(project: &Project) -> Result<Peer> {
     let (mut processes, store) = etcd(project)?;
-    let secure = free_port()?;
+    let [secure] = crate::upstream::free_ports()?;
     let folder = processes.folder.as_ref().context("etcd has a folder")?.path().to_owned();
     let tokens = folder.join("tokens");
     fs::write(&tokens, "bench,admin,admin,system:masters\n")?;
@@ -188,10 +178,6 @@ fn token_key(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     fs::write(&key, pair.key_pem)?;
     fs::write(&certificate, pair.chain_pem)?;
     Ok((key, certificate))
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn wait_for(path: &Path) -> Result<String> {
