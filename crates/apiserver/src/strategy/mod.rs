@@ -193,6 +193,8 @@ pub trait Strategy: Send + Sync {
 pub enum MetadataJudged {
     /// Before all else, as most of upstream's strategies do.
     First,
+    /// Before all else, but for the form of its name.
+    NameLast,
     /// After the strategy's rules.
     Last,
     /// By upstream's generic code, and only if nothing else is wrong.

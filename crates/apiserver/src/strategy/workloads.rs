@@ -6,7 +6,7 @@ use api::status::Cause;
 use api::validation::{Path, cause, selectors};
 use api::value::Value;
 
-use super::{Context, Generation, Strategy, pod_spec, words};
+use super::{Context, Generation, MetadataJudged, Strategy, pod_spec, words};
 use crate::{codec, kinds};
 
 pub(super) struct Deployments;
@@ -121,6 +121,11 @@ impl Strategy for ReplicaSets {
 impl Strategy for ReplicationControllers {
     fn resources(&self) -> &'static [(&'static str, &'static str)] {
         &[("", "replicationcontrollers")]
+    }
+
+    /// Upstream declares the form of its name, and declarations speak last.
+    fn metadata_judged(&self) -> MetadataJudged {
+        MetadataJudged::NameLast
     }
 
     fn orphans_by_default(&self) -> bool {

@@ -120,6 +120,16 @@ fn new_causes(kind: &'static Kind, tree: &Value, context: &Context<'_>) -> Vec<C
             all.append(&mut table);
             causes::merged(kind, all, own)
         }
+        MetadataJudged::NameLast => {
+            let is_form =
+                |cause: &mut Cause| cause.field == "metadata.name" && cause.reason == "FieldValueInvalid";
+            let mut all = codec::validate_metadata(kind, tree);
+            let form: Vec<Cause> = all.extract_if(.., is_form).collect();
+            all.append(&mut table);
+            let mut all = causes::merged(kind, all, own);
+            all.extend(form);
+            all
+        }
         MetadataJudged::Last => {
             let mut all = causes::merged(kind, table, own);
             all.extend(codec::validate_metadata(kind, tree));
