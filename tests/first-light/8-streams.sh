@@ -101,6 +101,8 @@ web_sockets() {
     for protocol in v5.channel.k8s.io v4.channel.k8s.io; do
         speaks "$protocol" "tools/$run" && grep -aq warm-floor "$scratch/spoken" || { because "$protocol carried nothing"; return 1; }
     done
+    # Browsers read logs so.
+    speaks binary.k8s.io 'talk/log?container=two' && grep -aq 'two begins' "$scratch/spoken" || { because 'no log came'; return 1; }
     speaks SPDY/3.1+portforward.k8s.io "$(any_pod client)/portforward"
 }
 plain_spdy() {
