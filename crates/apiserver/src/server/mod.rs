@@ -70,9 +70,7 @@ impl Gate {
                 let accepted = negotiate(accept, Endpoint::Plain, false).unwrap_or(PLAIN);
                 render::failure(&status, Accepted { shape: Shape::Whole, ..accepted }, false)
             }
-            Err(panic) => {
-                render::failure(&panicked(panic), PLAIN, false)
-            }
+            Err(panic) => render::failure(&panicked(panic), PLAIN, false),
         };
         // Over HTTP/2 nobody else withholds it, and clients take a body here for a broken stream.
         if is_head {
