@@ -63,7 +63,7 @@ every_kind_is_described() {
 }
 explains() {
     prints maxSurge k explain deployment.spec.strategy.rollingUpdate && prints imagePullSecrets k explain pod --recursive || return 1
-    prints 'KIND:       Pod' k explain pod.spec.containers.image && prints '<string>' k explain pod.spec.containers.image
+    prints 'KIND:       Pod' k explain pod.spec.containers.image && prints '<string>' k explain pod.spec.containers.image || return 1
     refused 'field "none" does not exist' k explain pod.spec.none
 }
 lists_of_kinds() {

@@ -105,9 +105,14 @@ web_sockets() {
     speaks binary.k8s.io 'talk/log?container=two' && grep -aq 'two begins' "$scratch/spoken" || { because 'no log came'; return 1; }
     speaks SPDY/3.1+portforward.k8s.io "$(any_pod client)/portforward"
 }
+# A kubectl that knows these variables no more would try WebSockets twice.
+speaks_spdy() {
+    k exec -v=8 tools -- /bin/busybox echo warm >"$scratch/spoken" 2>&1 || { because "$(tail -n 1 "$scratch/spoken")"; return 1; }
+    has "$(grep -i 'upgrade' "$scratch/spoken")" SPDY/3.1 && ! grep -qi sec-websocket "$scratch/spoken" || because "$(grep -i upgrade "$scratch/spoken" | head -c 300)"
+}
 plain_spdy() {
     export KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false KUBECTL_PORT_FORWARD_WEBSOCKETS=false
-    exec_is_exact && cp_of_folders && attach_sees && forwarded service/backend 3306
+    speaks_spdy && exec_is_exact && cp_of_folders && attach_sees && forwarded service/backend 3306
     local done=$?
     unset KUBECTL_REMOTE_COMMAND_WEBSOCKETS KUBECTL_PORT_FORWARD_WEBSOCKETS
     return $done
