@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::interface::{Api, Collection, PatchKind, Target};
@@ -16,11 +17,12 @@ use api::status::{Reason, Status};
 use api::value::{Map, Str, Value};
 use base::{Clock, Stop, Tasks};
 use control::mirror::Mirror;
+use control::recorder::{About, Note, Recorder};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::machine::{Load, Machine};
+use crate::machine::{DISK_PRESSURE, Load, MEMORY_PRESSURE, Machine};
 
 /// How often the machine is looked at and the Lease renewed.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -30,6 +32,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 const LEASE_SECONDS: i64 = 40;
 /// Where Leases of nodes are.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
+const PID_PRESSURE: &str = "PIDPressure";
 /// Images that a Node shows at most, the largest first, and names of each.
 const IMAGES_MAX: usize = 50;
 const NAMES_MAX: usize = 5;
@@ -62,6 +65,9 @@ pub struct Registration {
     clock: Clock,
     images: image::Store,
     health: Health,
+    recorder: Recorder,
+    /// Whether it was told that this agent has started.
+    has_started: AtomicBool,
 }
 
 /// What was told last.
@@ -80,13 +86,15 @@ impl Registration {
         clock: Clock,
         images: image::Store,
         health: Health,
+        recorder: Recorder,
     ) -> Self {
-        Self { settings, machine, api, clock, images, health }
+        let has_started = AtomicBool::new(false);
+        Self { settings, machine, api, clock, images, health, recorder, has_started }
     }
 
     /// Registers and keeps telling until `stop`. The watch on the Node itself runs on `tasks`.
     pub async fn run(self, tasks: &Tasks, stop: Stop) {
-        let gone = self.watch_own(tasks, &stop);
+        let lost = self.watch_own(tasks, &stop);
         let mut told: Option<Told> = None;
         let jumps = self.clock.jumps();
         while !stop.is_stopped() {
@@ -105,7 +113,7 @@ impl Registration {
                     () = self.clock.sleep(INTERVAL) => false,
                     // By a clock that was set, the last heartbeat may be old.
                     () = jumps.next() => false,
-                    () = gone.notified() => true,
+                    () = lost.notified() => true,
                 }
             };
             match stop.or(next).await {
@@ -116,20 +124,20 @@ impl Registration {
         }
     }
 
-    /// Hears when the Node is deleted.
+    /// Hears when the Node is deleted, or given up by who watches over nodes: then all is told anew at once.
     fn watch_own(&self, tasks: &Tasks, stop: &Stop) -> Arc<Notify> {
         let selector = format!("metadata.name={}", self.settings.node);
         let mirror = Mirror::selecting(Collection::new(&NODES, ""), "", &selector);
-        let gone = Arc::new(Notify::new());
-        let heard = gone.clone();
+        let lost = Arc::new(Notify::new());
+        let heard = lost.clone();
         mirror.on_change(move |change| {
-            if change.new.is_none() {
+            if change.new.as_ref().is_none_or(|node| is_given_up(&node.to_tree())) {
                 heard.notify_one();
             }
         });
         let (api, clock, stop) = (self.api.clone(), self.clock.clone(), stop.clone());
         tasks.spawn("watch of the own node", async move { mirror.run(&*api, &clock, &stop).await });
-        gone
+        lost
     }
 
     /// Writes the status if it is due.
@@ -137,9 +145,15 @@ impl Registration {
         let (before, uid) = match told {
             Some(told) => (told.status.clone(), told.uid.clone()),
             None => {
-                let node = self.register().await?;
-                let status = node.to_tree().get("status").cloned().unwrap_or_else(Value::object);
-                (status, node.uid().into())
+                let (node, is_new) = self.register().await?;
+                let (uid, status) = (Str::from(node.uid()), status_of(&node.to_tree()));
+                if !self.has_started.swap(true, Ordering::Relaxed) {
+                    self.note(&uid, "Starting", "Starting kubelet.".to_owned());
+                }
+                if is_new {
+                    self.note_turns(&uid, &Value::object(), &status);
+                }
+                (status, uid)
             }
         };
         let status = self.status(&before);
@@ -151,19 +165,34 @@ impl Registration {
             let target = Target::new(&NODES, "", &self.settings.node).subresource("status");
             let patch = json!({"status": (replacing_addresses(status.clone()))});
             self.api.patch(target, PatchKind::StrategicMerge, &patch).await?;
+            self.note_turns(&uid, &before, &status);
             *told = Some(Told { status, at: self.clock.monotonic(), uid });
         }
         Ok(())
     }
 
-    /// The Node: as it is, with our labels, or made anew.
-    async fn register(&self) -> Result<Arc<Object>, Status> {
+    /// Makes an event about the Node.
+    fn note(&self, uid: &Str, reason: &str, message: String) {
+        let name = self.settings.node.as_str().into();
+        let about = About { kind: "Node".into(), name, uid: uid.clone(), ..About::default() };
+        self.recorder.note(Note { about, warning: false, reason: reason.into(), message });
+    }
+
+    /// Makes events about conditions that have turned.
+    fn note_turns(&self, uid: &Str, before: &Value, after: &Value) {
+        for reason in turns(before, after) {
+            self.note(uid, reason, format!("Node {} status is now: {reason}", self.settings.node));
+        }
+    }
+
+    /// The Node: as it is, with our labels, or made anew; and whether it is new.
+    async fn register(&self) -> Result<(Arc<Object>, bool), Status> {
         let name = &*self.settings.node;
         let node = self.node();
         match self.api.create(&NODES, "", &node).await {
             Ok(created) => {
                 info!(node = name, "the node is registered");
-                return Ok(created);
+                return Ok((created, true));
             }
             Err(status) if status.reason == Reason::AlreadyExists => {}
             Err(status) => return Err(status),
@@ -173,10 +202,11 @@ impl Registration {
         let wanted =
             labels.as_object().map(|labels| labels.iter().all(|(k, v)| found.label(k) == v.as_str()));
         if wanted == Some(true) {
-            return Ok(found);
+            return Ok((found, false));
         }
         let patch = json!({"metadata": {"labels": labels}});
-        self.api.patch(Target::new(&NODES, "", name), PatchKind::StrategicMerge, &patch).await
+        let target = Target::new(&NODES, "", name);
+        Ok((self.api.patch(target, PatchKind::StrategicMerge, &patch).await?, false))
     }
 
     fn node(&self) -> Value {
@@ -298,12 +328,15 @@ fn images(named: Vec<image::store::Named>) -> Value {
     Value::Array(shown.collect())
 }
 
-/// The four conditions with upstream's words. Pure.
+/// The four conditions with upstream's words, and what is short in ours. Pure.
 fn conditions(before: &Value, load: Load, health: Result<(), String>, now: Timestamp) -> Value {
-    let pressure = |kind, present: bool, [absent_reason, absent]: [&str; 2], [reason, message]: [&str; 2]| {
-        let (status, reason, message) =
-            if present { ("True", reason, message) } else { ("False", absent_reason, absent) };
-        condition(before, kind, status, reason, message, now)
+    let pressures = load.pressures();
+    let pressure = |kind, [absent_reason, absent]: [&str; 2], reason: &str| match pressures
+        .iter()
+        .find(|(pressed, _)| *pressed == kind)
+    {
+        Some((_, words)) => condition(before, kind, "True", reason, words, now),
+        None => condition(before, kind, "False", absent_reason, absent, now),
     };
     let ready = match health {
         Ok(()) => condition(before, "Ready", "True", "KubeletReady", "kubelet is posting ready status", now),
@@ -311,26 +344,55 @@ fn conditions(before: &Value, load: Load, health: Result<(), String>, now: Times
     };
     Value::Array(vec![
         pressure(
-            "MemoryPressure",
-            load.memory_pressure,
+            MEMORY_PRESSURE,
             ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
-            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+            "KubeletHasInsufficientMemory",
         ),
         pressure(
-            "DiskPressure",
-            load.disk_pressure,
+            DISK_PRESSURE,
             ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
-            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+            "KubeletHasDiskPressure",
         ),
         // Upstream has no threshold of processes by default either.
         pressure(
-            "PIDPressure",
-            false,
+            PID_PRESSURE,
             ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
-            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+            "KubeletHasInsufficientPID",
         ),
         ready,
     ])
+}
+
+/// The events of conditions that have turned: reasons when a condition is true, and when it is not.
+const TURNS: [(&str, &str, &str); 4] = [
+    (MEMORY_PRESSURE, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+    (DISK_PRESSURE, "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+    (PID_PRESSURE, "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+    ("Ready", "NodeReady", "NodeNotReady"),
+];
+
+/// Reasons of events for what is not as it was, in upstream's order. Pure.
+fn turns(before: &Value, after: &Value) -> Vec<&'static str> {
+    let status = |of: &Value, kind: &str| {
+        let conditions = of.array_at(&["conditions"]);
+        let found = conditions.iter().find(|condition| condition.str_at(&["type"]) == Some(kind));
+        found.and_then(|condition| condition.str_at(&["status"])).map(str::to_owned)
+    };
+    let turned = TURNS.iter().filter_map(|(kind, is_so, is_not)| {
+        let now = status(after, kind)?;
+        (status(before, kind).as_ref() != Some(&now)).then_some(if now == "True" { *is_so } else { *is_not })
+    });
+    turned.collect()
+}
+
+fn status_of(node: &Value) -> Value {
+    node.get("status").cloned().unwrap_or_else(Value::object)
+}
+
+/// Whether somebody has said that nothing is known of the node; we never do.
+fn is_given_up(node: &Value) -> bool {
+    let conditions = node.array_at(&["status", "conditions"]);
+    conditions.iter().any(|condition| condition.str_at(&["status"]) == Some("Unknown"))
 }
 
 fn condition(before: &Value, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Value {
@@ -371,12 +433,33 @@ fn replacing_addresses(mut status: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Scarce;
+
+    #[test]
+    fn what_turns_is_told_and_what_stays_is_not() {
+        let at = |load: Load, health: Result<(), String>| {
+            json!({"conditions": (conditions(
+                &Value::object(), load, health, Timestamp::UNIX_EPOCH
+            ))})
+        };
+        let pressed = Load { disk_pressure: Some(Scarce::Bytes(1 << 30)), ..Load::default() };
+        let (well, full) = (at(Load::default(), Ok(())), at(pressed, Ok(())));
+        let all = ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+        assert_eq!(turns(&Value::object(), &well), all);
+        assert_eq!(turns(&well, &well), Vec::<&str>::new());
+        assert_eq!(turns(&well, &full), ["NodeHasDiskPressure"]);
+        assert_eq!(turns(&full, &well), ["NodeHasNoDiskPressure"]);
+        assert_eq!(turns(&well, &at(Load::default(), Err("x".into()))), ["NodeNotReady"]);
+        let unknown = json!({"conditions": [{"type": "Ready", "status": "Unknown"}]});
+        assert_eq!(turns(&unknown, &well).last(), Some(&"NodeReady"));
+        assert!(is_given_up(&json!({"status": unknown})) && !is_given_up(&json!({"status": well})));
+    }
 
     #[test]
     fn conditions_keep_the_time_of_their_last_change() {
         let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + Duration::from_secs(60));
         let first = json!({"conditions": (conditions(&Value::object(), Load::default(), Ok(()), early))});
-        let pressed = Load { disk_pressure: true, ..Load::default() };
+        let pressed = Load { disk_pressure: Some(Scarce::Inodes(5)), ..Load::default() };
         let second = conditions(&first, pressed, Ok(()), late);
         let times: Vec<_> = second
             .as_array()

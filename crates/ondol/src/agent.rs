@@ -165,7 +165,7 @@ impl Node {
             api: api.clone(),
             clock: clock.clone(),
             random,
-            recorder,
+            recorder: recorder.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
             sandboxes,
@@ -181,7 +181,7 @@ impl Node {
         agent.start().await?;
         let own = Ground { tasks: tasks.clone(), stop, ..ground.clone() };
         serve(layout, wishes, &agent, serving, &[address, bridge], &machine, api.clone(), &own)?;
-        register(layout, wishes, address, machine, api, &images, health, &own);
+        register(layout, wishes, address, machine, api, &images, health, recorder, &own);
         Ok(Self { agent, images, puller, bridge, address, stopper, tasks, clock })
     }
 
@@ -427,6 +427,7 @@ fn register(
     api: Arc<dyn Api>,
     images: &image::Store,
     health: register::Health,
+    recorder: Recorder,
     ground: &Ground,
 ) {
     let settings = register::Settings {
@@ -437,7 +438,7 @@ fn register(
         version: cli::arguments::VERSION.to_owned(),
     };
     let registration =
-        Registration::new(settings, machine, api, ground.clock.clone(), images.clone(), health);
+        Registration::new(settings, machine, api, ground.clock.clone(), images.clone(), health, recorder);
     let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());
     ground.tasks.spawn("registration", async move { registration.run(&tasks, stop).await });
 }
