@@ -64,7 +64,8 @@ pub enum Verb {
     Logs(Logs),
     /// Explain what is stuck, since when, and what to do
     ///
-    /// Understands deployments, replicasets, pods, services and nodes.
+    /// Understands deployments, replicasets, pods, services (to whose endpoints it tries to connect), nodes, namespaces
+    /// and other built-in kinds, with kubectl's short names. Ends with 1 if there is no such object.
     Why(Why),
     /// Work with the images of this machine
     #[command(subcommand)]
@@ -204,9 +205,12 @@ pub struct Why {
     /// What to explain, as deployment/web, pod/web-1, service/web, node/here
     #[arg(value_name = "KIND/NAME")]
     pub what: String,
-    /// Where it is
-    #[arg(short, long, default_value = "default")]
-    pub namespace: String,
+    /// Its name, if only the kind was given before: pod web-1
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where it is [default: the namespace of the instance's context in the kubeconfig]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
 }
 
 /// `ondol image`

@@ -7,5 +7,5 @@ mod why;
 
 pub use image::image;
 pub use log::logs;
-pub use status::status;
+pub use status::{pressures, status};
 pub use why::why;

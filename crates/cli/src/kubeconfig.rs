@@ -48,10 +48,36 @@ pub struct Entry {
     pub command: Vec<String>,
 }
 
+/// The namespace that kubectl uses for the instance whose entries are called `name`: that of the current context if it
+/// leads there, else of the entry's own. A file that cannot be read says nothing.
+pub fn namespace(variable: Option<&str>, home: &Path, name: &str) -> Option<String> {
+    let mut files = files(variable);
+    if files.is_empty() {
+        files.push(home.join(".kube").join("config"));
+    }
+    let read = |path: PathBuf| Text::read(&std::fs::read_to_string(path).ok()?).ok();
+    let texts: Vec<Text> = files.into_iter().filter_map(read).collect();
+    // Of several files the first that has a name counts.
+    let context = |name: &str| {
+        texts.iter().find_map(|text| {
+            let number = numbered(text.value(), "contexts", name)?;
+            Some(&text.value()["contexts"][number]["context"])
+        })
+    };
+    let mut current = texts.iter().filter_map(|text| text.value()["current-context"].as_str());
+    let current = current.find(|current| !current.is_empty()).and_then(context);
+    let chosen = current.filter(|context| context["cluster"] == *name).or_else(|| context(name))?;
+    chosen["namespace"].as_str().filter(|namespace| !namespace.is_empty()).map(str::to_owned)
+}
+
+/// The files that `KUBECONFIG` names.
+fn files(variable: Option<&str>) -> Vec<PathBuf> {
+    variable.unwrap_or_default().split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect()
+}
+
 /// The file that kubectl would write to: the first of `KUBECONFIG` that exists, else its last, else `~/.kube/config`.
 pub fn path(variable: Option<&str>, home: &Path) -> PathBuf {
-    let files: Vec<PathBuf> =
-        variable.unwrap_or_default().split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
+    let files = files(variable);
     files
         .iter()
         .find(|file| file.exists())

@@ -4,10 +4,12 @@
 //! to do. A pod is explained by [`pod`], and what owns or selects pods explains itself by theirs; of all else its events
 //! and conditions are told ([`told`]).
 
+mod answers;
 mod node;
 mod pod;
 mod service;
 mod subject;
+mod taints;
 mod told;
 mod workload;
 mod world;
@@ -17,6 +19,8 @@ mod tests;
 
 use jiff::Timestamp;
 
+pub use answers::{Answer, doors};
+pub use node::pressure_advice;
 pub use subject::{CLUSTER_WIDE, Subject};
 pub use world::World;
 
@@ -38,10 +42,10 @@ impl Finding {
     }
 }
 
-/// What is stuck, since when, and what to do.
-pub fn explain(subject: &Subject, world: &World, now: Timestamp) -> Vec<String> {
+/// What is stuck, since when, and what to do; or that there is no such object.
+pub fn explain(subject: &Subject, world: &World, now: Timestamp) -> Result<Vec<String>, String> {
     let Some(object) = world.find(subject.kind, &subject.namespace, &subject.name) else {
-        return vec![not_there(subject, world)];
+        return Err(not_there(subject, world));
     };
     let (headline, findings) = match subject.kind {
         "Deployment" => workload::deployment(object, world, now),
@@ -61,7 +65,7 @@ pub fn explain(subject: &Subject, world: &World, now: Timestamp) -> Vec<String> 
     if findings.len() > FINDINGS_MAX {
         lines.push(format!("  and {} more of this sort", findings.len() - FINDINGS_MAX));
     }
-    lines
+    Ok(lines)
 }
 
 fn not_there(subject: &Subject, world: &World) -> String {

@@ -205,9 +205,19 @@ impl Admin {
             if let Some(node) = &parts.node {
                 let ready = parts.server.as_ref().map(|server| is_ready(server, &parts.node_name));
                 status["node"] = json!({"name": parts.node_name, "address": node.address, "ready": ready});
+                status["node"]["pressures"] = self.pressures();
             }
         }
         status
+    }
+
+    /// What the node is short of now, and what to do. It is measured, for an agent does not know its Node.
+    fn pressures(&self) -> Value {
+        let load = node::machine::Load::read(&self.layout.data).unwrap_or_default();
+        let told = load.pressures().into_iter().map(|(kind, message)| {
+            json!({"type": kind, "message": message, "advice": cli::why::pressure_advice(kind)})
+        });
+        told.collect()
     }
 
     /// Memory of all our processes in proportion (Pss): this one, and those that hold pods.

@@ -29,7 +29,7 @@ use base::Clock;
 use clap::{CommandFactory as _, Parser as _};
 use cli::admin::Admin;
 use cli::arguments::{Agent, Arguments, Server, VERSION, Verb};
-use cli::{commands, output};
+use cli::{commands, kubeconfig, output};
 use client::Kubeconfig;
 
 use layout::Layout;
@@ -122,7 +122,12 @@ fn ask(arguments: &Arguments, layout: &Layout, clock: &Clock) -> anyhow::Result<
         match &arguments.verb {
             Verb::Status(options) => commands::status(&admin, options).await,
             Verb::Logs(options) => commands::logs(&log, options, clock).await,
-            Verb::Why(options) => commands::why(&admin, options, clock).await,
+            Verb::Why(options) => {
+                let home = arguments.home.clone().unwrap_or_default();
+                let known =
+                    kubeconfig::namespace(arguments.kubeconfig_path.as_deref(), &home, &layout.context());
+                commands::why(&admin, options, known.as_deref().unwrap_or("default"), clock).await
+            }
             Verb::Image(verb) => commands::image(&admin, verb).await,
             _ => Ok(()),
         }
@@ -139,7 +144,7 @@ fn serve(arguments: &Arguments, options: &Server, clock: &Clock) -> anyhow::Resu
         options.nodes.iter().map(|node| invitation::parse_node(node)).collect::<Result<Vec<_>, _>>()?;
     let kubeconfig = (!options.no_kubeconfig).then(|| up::kubeconfig_path(arguments)).transpose()?;
     if let Some(path) = &kubeconfig {
-        cli::kubeconfig::check(path)?;
+        kubeconfig::check(path)?;
     }
     let facts = facts::Facts::load_or_choose(&layout, &options.ranges)?;
     checks::ranges(&layout, &facts)?;

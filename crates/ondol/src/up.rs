@@ -78,6 +78,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
             status["pid"],
             status["server"].as_str().unwrap_or("no API here")
         ));
+        tell_pressures(&status);
         if let Some(path) = kubeconfig.filter(|_| status["role"] == "up") {
             again(&path, layout, clock)?;
         }
@@ -116,8 +117,19 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
         steps.done(&format!("context {} is current in {}", layout.context(), path.display()));
     }
     turn.end();
+    // Without it pods would wait, and nothing here would say for what. An instance that ends at once says nothing.
+    if let Ok(status) = runtime.block_on(admin.get("/status")) {
+        tell_pressures(&status);
+    }
     output::line("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
     Ok(())
+}
+
+/// Says what the node is short of so that it takes no pods.
+fn tell_pressures(status: &Value) {
+    for pressure in cli::commands::pressures(status) {
+        output::line(format_args!("! {pressure}"));
+    }
 }
 
 /// The file in use now may be another one than at the first `up`, or have lost our context since.

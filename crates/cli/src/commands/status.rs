@@ -60,7 +60,20 @@ fn text(status: &Value) -> String {
             ),
         ));
     }
+    lines.extend(pressures(status).into_iter().map(|pressure| ("short", pressure)));
     lines.into_iter().map(|(name, text)| format!("{name:<10}{text}\n")).collect()
+}
+
+/// What the node is short of so that it takes no pods, and what to do, a line each.
+pub fn pressures(status: &Value) -> Vec<String> {
+    let word = |pressure: &Value, field: &str| pressure[field].as_str().unwrap_or_default().to_owned();
+    let all = status.pointer("/node/pressures").and_then(Value::as_array);
+    let told = all.into_iter().flatten().map(|pressure| {
+        let (kind, message, advice) =
+            (word(pressure, "type"), word(pressure, "message"), word(pressure, "advice"));
+        format!("{kind}: {message}, so that it takes no new pods → {advice}")
+    });
+    told.collect()
 }
 
 #[cfg(test)]
@@ -76,5 +89,15 @@ mod tests {
         assert!(text.contains("memory    50 MiB\n"), "{text}");
         assert!(text.contains("node      n Ready at 10.244.0.1\n"), "{text}");
         assert!(!text.contains("pods"), "{text}");
+    }
+
+    #[test]
+    fn what_a_node_is_short_of_is_told_in_a_line() {
+        let status = serde_json::json!({"node": {"name": "n", "pressures": [
+            {"type": "DiskPressure", "message": "less than 2048 MiB are free", "advice": "make room"}]}});
+        let line = "DiskPressure: less than 2048 MiB are free, so that it takes no new pods → make room";
+        assert_eq!(pressures(&status), [line]);
+        assert!(text(&status).ends_with(&format!("short     {line}\n")), "{}", text(&status));
+        assert!(pressures(&serde_json::json!({"node": {"pressures": []}})).is_empty());
     }
 }

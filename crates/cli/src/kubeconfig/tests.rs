@@ -206,3 +206,34 @@ proptest! {
         prop_assert_eq!(read(&added)["current-context"].clone(), "ondol");
     }
 }
+
+#[test]
+fn the_namespace_is_that_of_the_current_context_if_it_leads_to_the_instance() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |texts: &[&str], expect: Option<&str>| {
+        let mut files = Vec::new();
+        for (number, text) in texts.iter().enumerate() {
+            let path = folder.path().join(number.to_string());
+            std::fs::write(&path, text).unwrap();
+            files.push(path.display().to_string());
+        }
+        let found = namespace(Some(&files.join(":")), folder.path(), "ondol");
+        assert_eq!(found.as_deref(), expect, "{texts:?}");
+    };
+    let own =
+        "current-context: ondol\ncontexts:\n- {name: ondol, context: {cluster: ondol, namespace: shop}}\n";
+    check(&[own], Some("shop"));
+    check(&["{}", own], Some("shop"));
+    check(&["{", own], Some("shop"));
+    check(
+        &["current-context: x\ncontexts: [{name: x, context: {cluster: x, namespace: far}}]", own],
+        Some("shop"),
+    );
+    check(
+        &["current-context: x\ncontexts: [{name: x, context: {cluster: ondol, namespace: near}}]", own],
+        Some("near"),
+    );
+    check(&["contexts: [{name: ondol, context: {cluster: ondol}}]", own], None);
+    check(&["contexts: 5"], None);
+    assert_eq!(namespace(None, folder.path(), "ondol"), None);
+}

@@ -25,14 +25,10 @@ pub fn node(node: &Value, world: &World, now: Timestamp) -> (String, Vec<Finding
             Finding::new(format!("its agent says{since} that it is not ready: {words}"), "\"ondol logs\" there tells more")
         });
     }
-    for (kind, advice) in [
-        ("MemoryPressure", "end pods that use much memory, or give them limits"),
-        ("DiskPressure", "free the disk under the data directory: ondol image remove, old logs"),
-        ("PIDPressure", "end pods that make many processes"),
-    ] {
+    for kind in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
         if let Some(pressed) = condition(node, kind).filter(|c| c.str_at(&["status"]) == Some("True")) {
             let since = lasting(pressed, &["lastTransitionTime"], now);
-            found.push(Finding::new(format!("{kind}{since}: {}", message(pressed)), advice));
+            found.push(Finding::new(format!("{kind}{since}: {}", message(pressed)), pressure_advice(kind)));
         }
     }
     if node.bool_at(&["spec", "unschedulable"]) == Some(true) {
@@ -55,6 +51,20 @@ pub fn node(node: &Value, world: &World, now: Timestamp) -> (String, Vec<Finding
         (false, _) => format!("node/{name} is not ready"),
     };
     (headline, found)
+}
+
+/// What to do about a condition that says that a node is short of something.
+pub fn pressure_advice(kind: &str) -> &'static str {
+    match kind {
+        "MemoryPressure" => {
+            "end programs or pods that use much memory, or give the pods limits; pods come again when there is enough"
+        }
+        "DiskPressure" => {
+            "make room on the disk that holds the node's data (\"ondol status\" says where; other programs' files there \
+             count too), or start Ondol on another disk: ondol up --data-dir; waiting pods then come by themselves"
+        }
+        _ => "end pods or programs that make many processes",
+    }
 }
 
 /// Budgets that let no pod of a cordoned node go.

@@ -3,8 +3,8 @@
 use api::value::Value;
 use jiff::Timestamp;
 
-use super::Finding;
 use super::world::{World, condition, deletion, holds, lasting, message, name_of, span, time_at};
+use super::{Finding, taints};
 
 /// Headline and findings of one pod.
 pub fn pod(pod: &Value, world: &World, now: Timestamp) -> (String, Vec<Finding>) {
@@ -31,8 +31,9 @@ pub fn findings(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
     if pod.str_at(&["status", "phase"]) == Some("Succeeded") {
         return found;
     }
-    if let Some(unplaced) = unplaced(pod, world, now) {
-        found.push(unplaced);
+    let unplaced = unplaced(pod, world, now);
+    if !unplaced.is_empty() {
+        found.extend(unplaced);
         return found;
     }
     if pod.str_at(&["status", "phase"]) == Some("Failed") {
@@ -53,8 +54,10 @@ pub fn findings(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
     found
 }
 
-fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Option<Finding> {
-    let scheduled = condition(pod, "PodScheduled").filter(|c| c.str_at(&["status"]) == Some("False"))?;
+/// Why no node takes it; empty if one has, or nobody has looked yet.
+fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
+    let scheduled = condition(pod, "PodScheduled").filter(|c| c.str_at(&["status"]) == Some("False"));
+    let Some(scheduled) = scheduled else { return Vec::new() };
     let since = lasting(scheduled, &["lastTransitionTime"], now);
     if scheduled.str_at(&["reason"]) == Some("SchedulingGated") {
         let gates: Vec<&str> = pod
@@ -63,23 +66,17 @@ fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Option<Finding> {
             .filter_map(|gate| gate.str_at(&["name"]))
             .collect();
         let what = format!("it is held back{since} by its scheduling gates: {}", gates.join(", "));
-        return Some(Finding::new(what, "whoever set a gate must remove it"));
+        return vec![Finding::new(what, "whoever set a gate must remove it")];
     }
     let words = message(scheduled);
-    let troubled = world.all("Node").iter().find(|node| has_own_taint(node));
-    let advice = match troubled.filter(|_| words.contains("untolerated taint")) {
-        Some(node) => {
-            format!("its node keeps pods away for a reason of its own: ondol why node/{}", name_of(node))
-        }
-        None => placing_advice(words).to_owned(),
-    };
-    Some(Finding::new(format!("no node takes it{since}: {words}"), advice))
-}
-
-/// Whether the node has a taint that tells of its own state, as of a full disk.
-fn has_own_taint(node: &Value) -> bool {
-    let keys = node.array_at(&["spec", "taints"]).iter().filter_map(|taint| taint.str_at(&["key"]));
-    keys.into_iter().any(|key| key.starts_with("node.kubernetes.io/") && !key.ends_with("/unschedulable"))
+    let mut found = vec![Finding::new(format!("no node takes it{since}: {words}"), "")];
+    if words.contains("untolerated taint") || words.contains("were unschedulable") {
+        found.extend(taints::keeping_away(pod, world));
+    }
+    if found.len() == 1 || words.contains("Insufficient") {
+        placing_advice(words).clone_into(&mut found[0].advice);
+    }
+    found
 }
 
 fn placing_advice(words: &str) -> &'static str {

@@ -4,12 +4,11 @@ use api::names::PORTS_ANNOTATION;
 use api::value::Value;
 use jiff::Timestamp;
 
-use super::Finding;
-use super::pod;
-use super::world::{World, deletion, has_labels, holds, lasting, message, name_of};
+use super::world::{World, condition, deletion, has_labels, holds, lasting, message, name_of};
+use super::{Finding, answers, pod};
 
-/// The label by which a slice names its Service.
-const SLICE_OF: &str = "kubernetes.io/service-name";
+/// The condition of a Service whose load balancer has no address yet, with the reason.
+const PENDING: &str = "LoadBalancerPending";
 
 /// Headline and findings of a Service.
 pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<Finding>) {
@@ -23,18 +22,19 @@ pub fn service(service: &Value, world: &World, now: Timestamp) -> (String, Vec<F
     if kind == "LoadBalancer" && service.array_at(&["status", "loadBalancer", "ingress"]).is_empty() {
         found.push(pending(service, world, now));
     }
-    if let Some(event) = world.warning(service, &["UnsupportedField"]) {
-        found.push(Finding::new(message(event), ""));
-    }
+    found.extend(unsupported(service, world));
     found.extend(taken_ports(service, world));
     let (ready, all) = endpoints(service, world);
     if ready == 0 {
         found.extend(no_endpoints(service, world, now));
     }
     found.extend(ports(service, world));
+    found.extend(answers::findings(service, &selected(service, world), world));
     let headline = match (ready, found.is_empty()) {
         (0, _) => format!("service/{name} has no endpoint that is ready: nothing answers"),
-        (_, true) => format!("service/{name} is as it should be: {ready} endpoints answer"),
+        (_, true) => {
+            format!("service/{name} is as it should be: {}", answers::words(service, ready, world))
+        }
         _ => format!("service/{name} has {ready} of {all} endpoints ready"),
     };
     (headline, found)
@@ -51,10 +51,64 @@ fn pending(service: &Value, world: &World, now: Timestamp) -> Finding {
             "make the Service without a loadBalancerClass; then it gets the node's address",
         );
     }
-    let words = world.warnings(service).first().map_or("no reason was told", |event| message(event));
-    Finding::new(
-        format!("its load balancer has been pending{since}: {words}"),
-        "give the Service another port, or free the one it asks for (kubectl get services -A)",
+    // Events tell also of what is over, the condition of what is.
+    let told = condition(service, PENDING).or_else(|| {
+        let about = |event: &&&Value| event.str_at(&["reason"]) != Some(UNSUPPORTED);
+        world.warnings(service).iter().find(about).copied()
+    });
+    let words = told.map_or("no reason was told", message);
+    let advice = match told.and_then(|told| told.str_at(&["reason"])) {
+        Some("AddressUnknown") => format!(
+            "{}; then it gets the address of a node by itself",
+            without_field(service, "loadBalancerIP")
+        ),
+        Some("NoAddress") => {
+            "give the Service the family of the nodes' addresses (spec.ipFamilies; kubectl get nodes -o wide)"
+                .to_owned()
+        }
+        _ if words.contains("port") => {
+            "give the Service another port, or free the one it asks for (kubectl get services -A)".to_owned()
+        }
+        _ => format!("\"kubectl describe service {}\" shows its events", name_of(service)),
+    };
+    Finding::new(format!("its load balancer has been pending{since}: {words}"), advice)
+}
+
+/// The reason of events about fields that are not honoured.
+const UNSUPPORTED: &str = "UnsupportedField";
+
+/// Fields that have no effect here, as long as the Service has them.
+fn unsupported(service: &Value, world: &World) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    let events = world.warnings(service).into_iter();
+    for event in events.filter(|event| event.str_at(&["reason"]) == Some(UNSUPPORTED)) {
+        let words = message(event);
+        let path = words.split_whitespace().next().unwrap_or_default();
+        let field = path.strip_prefix("spec.").unwrap_or_default();
+        let parts: Vec<&str> = path.split('.').collect();
+        // Of what is named otherwise than by its path nobody knows whether it is still there.
+        let is_plain = !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if is_plain && service.at(&parts).is_none_or(Value::is_null) {
+            continue;
+        }
+        let advice = if is_plain { without_field(service, field) } else { String::new() };
+        let finding = Finding::new(words, advice);
+        if !found.contains(&finding) {
+            found.push(finding);
+        }
+    }
+    found
+}
+
+/// The command that takes a field of the spec away.
+fn without_field(service: &Value, field: &str) -> String {
+    let namespace = match service.str_at(&["metadata", "namespace"]) {
+        None | Some("default" | "") => String::new(),
+        Some(namespace) => format!(" -n {namespace}"),
+    };
+    format!(
+        "kubectl patch service{namespace} {} --type=merge -p '{{\"spec\":{{\"{field}\":null}}}}'",
+        name_of(service)
     )
 }
 
@@ -93,15 +147,9 @@ fn asks_for(service: &Value, at: &str) -> bool {
 }
 
 fn endpoints(service: &Value, world: &World) -> (usize, usize) {
-    let namespace = service.str_at(&["metadata", "namespace"]);
-    let slices = world.all("EndpointSlice").iter().filter(|slice| {
-        slice.str_at(&["metadata", "namespace"]) == namespace
-            && slice.str_at(&["metadata", "labels", SLICE_OF]) == Some(name_of(service))
-    });
-    let all: Vec<&Value> = slices.flat_map(|slice| slice.array_at(&["endpoints"])).collect();
-    let ready =
-        all.iter().filter(|endpoint| endpoint.bool_at(&["conditions", "ready"]) != Some(false)).count();
-    (ready, all.len())
+    let slices: Vec<&Value> = answers::slices(service, world).collect();
+    let ready = slices.iter().flat_map(|slice| answers::ready(slice)).count();
+    (ready, slices.iter().map(|slice| slice.array_at(&["endpoints"]).len()).sum())
 }
 
 fn selected<'a>(service: &Value, world: &'a World) -> Vec<&'a Value> {

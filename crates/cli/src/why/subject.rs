@@ -113,11 +113,19 @@ fn kind_of(word: &str) -> Result<(&'static str, Option<Need>), String> {
 }
 
 impl Subject {
-    /// Reads `kind/name` with kubectl's names and short names.
-    pub fn parse(text: &str, namespace: &str) -> Result<Self, String> {
-        let (word, name) = text
-            .split_once('/')
-            .ok_or_else(|| format!("write {text:?} as KIND/NAME, for example deployment/{text}"))?;
+    /// Reads `kind/name`, or the kind alone if the name is given apart, with kubectl's names and short names.
+    pub fn parse(text: &str, name: Option<&str>, namespace: &str) -> Result<Self, String> {
+        let (word, name) = match (text.split_once('/'), name) {
+            (Some(both), None) => both,
+            (None, Some(name)) => (text, name),
+            (Some(_), Some(name)) => {
+                return Err(format!("{name:?} is one name too many: write {text}, or KIND NAME"));
+            }
+            (None, None) if kind_of(text).is_ok() => (text, ""),
+            (None, None) => {
+                return Err(format!("write {text:?} as KIND/NAME, for example deployment/{text}"));
+            }
+        };
         let (kind, own) = kind_of(word)?;
         if name.is_empty() {
             return Err(format!("which {word}? write {word}/NAME"));
@@ -141,18 +149,25 @@ mod tests {
 
     #[test]
     fn short_names_are_kubectls() {
-        let subject = Subject::parse("deploy/web", "shop").unwrap();
+        let subject = Subject::parse("deploy/web", None, "shop").unwrap();
         assert_eq!(
             (subject.kind, subject.name.as_str(), subject.namespace.as_str()),
             ("Deployment", "web", "shop")
         );
-        assert_eq!(Subject::parse("node/a", "shop").unwrap().namespace, "");
-        assert_eq!(Subject::parse("deployments.v1.apps/web", "shop").unwrap().kind, "Deployment");
-        assert_eq!(Subject::parse("sts/db", "shop").unwrap().kind, "StatefulSet");
-        assert_eq!(Subject::parse("ns/shop", "default").unwrap().namespace, "");
+        assert_eq!(Subject::parse("node/a", None, "shop").unwrap().namespace, "");
+        assert_eq!(Subject::parse("deployments.v1.apps/web", None, "shop").unwrap().kind, "Deployment");
+        assert_eq!(Subject::parse("sts/db", None, "shop").unwrap().kind, "StatefulSet");
+        assert_eq!(Subject::parse("ns/shop", None, "default").unwrap().namespace, "");
+        assert_eq!(
+            Subject::parse("pod", Some("web-1"), "shop"),
+            Subject::parse("po/web-1", None, "shop"),
+            "the name may stand apart"
+        );
+        assert!(Subject::parse("pod/web", Some("web-1"), "shop").unwrap_err().contains("too many"));
+        assert_eq!(Subject::parse("pod", None, "shop").unwrap_err(), "which pod? write pod/NAME");
         for bad in ["web", "house/x", "pod/"] {
-            assert!(Subject::parse(bad, "default").is_err(), "{bad}");
+            assert!(Subject::parse(bad, None, "default").is_err(), "{bad}");
         }
-        assert!(Subject::parse("netpol/x", "default").unwrap_err().contains("takes none"));
+        assert!(Subject::parse("netpol/x", None, "default").unwrap_err().contains("takes none"));
     }
 }

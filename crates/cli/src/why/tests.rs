@@ -48,8 +48,8 @@ fn set(name: &str, revision: &str, ready: i64) -> Value {
 }
 
 fn told(what: &str, world: &World) -> String {
-    let subject = Subject::parse(what, "default").unwrap();
-    explain(&subject, world, NOW.parse().unwrap()).join("\n")
+    let subject = Subject::parse(what, None, "default").unwrap();
+    explain(&subject, world, NOW.parse().unwrap()).unwrap_or_else(|none| vec![none]).join("\n")
 }
 
 #[test]
@@ -269,7 +269,7 @@ proptest::proptest! {
             "spec": {"selector": (text.as_str()), "replicas": (text.as_str()), "ports": [number]},
             "status": {"conditions": [number], "containerStatuses": [{"state": {"waiting": {"reason": number}}}]}});
         for what in ["deployment/web", "rs/web", "pod/web", "svc/web"] {
-            let subject = Subject::parse(what, "default").unwrap();
+            let subject = Subject::parse(what, None, "default").unwrap();
             let mut world = World::default();
             world.add(subject.kind, vec![strange.clone()]);
             let _ = explain(&subject, &world, NOW.parse().unwrap());
@@ -296,7 +296,11 @@ fn a_full_disk_is_told_at_the_node() {
         "status": {"conditions": [{"type": "Ready", "status": "True"},
             {"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}]}})],
     );
-    assert!(told("pod/web-1", &world).contains("ondol why node/n"), "{}", told("pod/web-1", &world));
+    let text = told("pod/web-1", &world);
+    let expected = "no node takes it: 0/1 nodes are available: 1 node(s) had untolerated taint(s).\n  \
+        node n keeps it away by its taint node.kubernetes.io/disk-pressure: kubelet has disk pressure\n    \
+        → make room on the disk that holds the node's data";
+    assert!(text.contains(expected), "{text}");
     assert!(told("node/n", &world).contains("DiskPressure"), "{}", told("node/n", &world));
 }
 
@@ -311,17 +315,29 @@ fn a_load_balancer_of_a_class_that_is_nobodys_and_a_field_without_effect() {
         "Service",
         vec![
             service("class", json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/x"})),
-            service("ranges", json!({"type": "ClusterIP"})),
+            service("ranges", json!({"type": "ClusterIP", "loadBalancerSourceRanges": ["192.0.2.0/24"]})),
+            service("mended", json!({"type": "ClusterIP"})),
         ],
     );
     world.add(
         "Event",
-        vec![json!({"involvedObject": {"uid": "ranges"}, "type": "Warning",
-        "reason": "UnsupportedField", "message": "spec.loadBalancerSourceRanges is not supported"})],
+        ["ranges", "mended"]
+            .map(|uid| {
+                json!({"involvedObject": {"uid": uid}, "type": "Warning",
+            "reason": "UnsupportedField", "message": "spec.loadBalancerSourceRanges is not supported"})
+            })
+            .into(),
     );
     let text = told("service/class", &world);
     assert!(text.contains("for 5m: nobody here serves the loadBalancerClass example.com/x"), "{text}");
-    assert!(told("service/ranges", &world).contains("spec.loadBalancerSourceRanges is not supported"));
+    let text = told("service/ranges", &world);
+    let expected = "spec.loadBalancerSourceRanges is not supported\n    \
+        → kubectl patch service ranges --type=merge -p '{\"spec\":{\"loadBalancerSourceRanges\":null}}'";
+    assert!(text.contains(expected), "{text}");
+    assert!(
+        !told("service/mended", &world).contains("loadBalancerSourceRanges"),
+        "the event is of yesterday"
+    );
 }
 
 #[test]
@@ -357,4 +373,126 @@ fn a_namespace_tells_what_holds_its_deletion_up() {
     assert!(text.contains("deleted for 60s") && text.contains("one has the finalizer x/y"), "{text}");
     assert!(!text.contains("all was deleted"), "{text}");
     assert!(told("ns/calm", &world).contains("nothing says that anything is wrong"));
+}
+
+#[test]
+fn a_taint_that_a_pod_does_not_tolerate_is_named_with_its_node() {
+    let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+        "message": "0/3 nodes are available: 2 node(s) had untolerated taint(s), 1 node(s) were unschedulable."}]});
+    let mut one = pod("web", "x", status);
+    one.set(&["spec", "tolerations"], json!([{"key": "mine", "operator": "Exists"}]));
+    let mut world = World::default();
+    world.add("Pod", vec![one]);
+    let node = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    world.add(
+        "Node",
+        vec![
+            node(
+                "a",
+                json!({"taints": [{"key": "role", "value": "db", "effect": "NoSchedule"},
+                {"key": "mine", "effect": "NoSchedule"}, {"key": "soft", "effect": "PreferNoSchedule"}]}),
+            ),
+            node(
+                "b",
+                json!({"unschedulable": true,
+                "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}),
+            ),
+        ],
+    );
+    let text = told("pod/web", &world);
+    let lines: Vec<&str> = text.lines().skip(2).map(str::trim).collect();
+    let expected = [
+        "node a keeps it away by its taint role=db:NoSchedule",
+        "→ add a toleration to the pod, or remove the taint: kubectl taint node a role:NoSchedule-",
+        "node b takes no new pods: it is cordoned",
+        "→ kubectl uncordon b",
+    ];
+    assert_eq!(lines, expected, "{text}");
+}
+
+/// A Service whose two endpoints were knocked at.
+fn knocked(answers: [Answer; 2], container_port: Option<i64>) -> String {
+    let mut one = pod("web-1", "x", ready());
+    if let Some(port) = container_port {
+        one.set(&["spec", "containers"], json!([{"name": "app", "ports": [{"containerPort": port}]}]));
+    }
+    let mut world = world(vec![one]);
+    world.add(
+        "Service",
+        vec![json!({"metadata": {"name": "web", "namespace": "default", "uid": "s"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 9999}]}})],
+    );
+    world.add(
+        "EndpointSlice",
+        vec![json!({"metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"port": 9999, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}],
+            "endpoints": [
+                {"addresses": ["192.0.2.1"], "conditions": {"ready": true}},
+                {"addresses": ["192.0.2.2"], "conditions": {}},
+                {"addresses": ["192.0.2.3"], "conditions": {"ready": false}}]})],
+    );
+    let doors = doors("default", "web", &world);
+    assert_eq!(doors, ["192.0.2.1:9999", "192.0.2.2:9999"].map(|door| door.parse().unwrap()));
+    world.answers = doors.into_iter().zip(answers).collect();
+    told("service/web", &world)
+}
+
+#[test]
+fn a_service_says_of_its_endpoints_only_what_was_tried() {
+    use Answer::{Refused, Silent, Taken};
+    assert_eq!(
+        knocked([Taken, Taken], None),
+        "service/web is as it should be: 2 endpoints take connections",
+        "images that declare nothing are the rule"
+    );
+    assert_eq!(
+        knocked([Taken, Silent], None),
+        "service/web is as it should be: 2 endpoints are ready; whether they take connections cannot be tried from here"
+    );
+    assert_eq!(
+        knocked([Refused, Refused], Some(80)),
+        "service/web has 2 of 3 endpoints ready\n  \
+         2 of 2 endpoints refuse connections: nothing listens on port 9999 there\n    \
+         → set the Service's targetPort to the port on which the program listens; the containers declare 80"
+    );
+    assert!(knocked([Taken, Refused], Some(9999)).contains("1 of 2 endpoints refuse connections"));
+    assert!(knocked([Taken, Refused], Some(9999)).contains("0.0.0.0 and not on 127.0.0.1 alone"));
+    let text = knocked([Silent, Silent], Some(80));
+    assert!(text.contains("no container of its pods declares port 9999/TCP; they declare 80"), "{text}");
+}
+
+#[test]
+fn a_load_balancer_without_an_address_is_advised_by_the_reason() {
+    let check = |reason: &str, message: &str, expect: &str| {
+        let mut world = World::default();
+        world.add("Service", vec![json!({"metadata": {"name": "web", "namespace": "shop", "uid": "s"},
+            "spec": {"type": "LoadBalancer", "loadBalancerIP": "192.0.2.9", "loadBalancerSourceRanges": ["192.0.2.0/24"]},
+            "status": {"conditions": [
+                {"type": "LoadBalancerPending", "status": "True", "reason": reason, "message": message}]}})]);
+        world.add(
+            "Event",
+            vec![json!({"involvedObject": {"uid": "s"}, "type": "Warning", "reason": "UnsupportedField",
+            "message": "spec.loadBalancerSourceRanges is not supported"})],
+        );
+        let subject = Subject::parse("svc", Some("web"), "shop").unwrap();
+        let text = explain(&subject, &world, NOW.parse().unwrap()).unwrap().join("\n");
+        assert!(text.contains(&format!("pending: {message}\n    → {expect}")), "{text}");
+        assert!(
+            text.contains(
+                "spec.loadBalancerSourceRanges is not supported\n    → kubectl patch service -n shop web"
+            ),
+            "{text}"
+        );
+    };
+    let patch = r#"kubectl patch service -n shop web --type=merge -p '{"spec":{"loadBalancerIP":null}}'"#;
+    check("AddressUnknown", "192.0.2.9 is no address of a node", patch);
+    check("PortTaken", "port 80/TCP is taken by x", "give the Service another port");
+    check("NoAddress", "no node has an address of the Service's family", "give the Service the family");
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let subject = Subject::parse("pod", Some("none"), "default").unwrap();
+    let told = explain(&subject, &world(Vec::new()), NOW.parse().unwrap());
+    assert!(told.unwrap_err().starts_with("there is no pod/none in namespace default"));
 }

@@ -1,23 +1,30 @@
 //! What an explanation knows, and how it is looked up.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use api::value::Value;
 use jiff::Timestamp;
 
-/// Objects by kind.
+use super::answers::Answer;
+
+/// Objects by kind, and what was found out by trying.
 #[derive(Default)]
-pub struct World(BTreeMap<&'static str, Vec<Value>>);
+pub struct World {
+    objects: BTreeMap<&'static str, Vec<Value>>,
+    /// What came of tries to connect.
+    pub answers: BTreeMap<SocketAddr, Answer>,
+}
 
 impl World {
     /// Adds objects of a kind.
     pub fn add(&mut self, kind: &'static str, items: Vec<Value>) {
-        self.0.entry(kind).or_default().extend(items);
+        self.objects.entry(kind).or_default().extend(items);
     }
 
     /// All of a kind.
     pub fn all(&self, kind: &str) -> &[Value] {
-        self.0.get(kind).map(Vec::as_slice).unwrap_or_default()
+        self.objects.get(kind).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// One object.
