@@ -16,7 +16,7 @@ use sandbox::{Adopted, Sandboxes};
 use serde_json::json;
 
 use crate::checks;
-use crate::facts::Facts;
+use crate::facts::{Facts, refuse_others};
 use crate::layout::Layout;
 use crate::run::longest_end;
 use crate::turn::Turn;
@@ -50,6 +50,7 @@ pub fn down(arguments: &Arguments, options: &Down, clock: &Clock) -> anyhow::Res
             layout.data.display()
         );
     }
+    refuse_others(&layout)?;
     if options.wipe && !options.yes && !is_sure(&layout)? {
         bail!("nothing was removed");
     }

@@ -38,6 +38,46 @@ pub struct Facts {
     /// Where the data lies; for those who find a copy in the run directory.
     #[serde(default)]
     pub data_dir: PathBuf,
+    /// The instance whose data it is.
+    #[serde(default)]
+    pub instance: String,
+}
+
+/// Refuses data that is another instance's: its server may run, and would find its store gone or written by two. Data
+/// that was copied elsewhere is whoever's that uses it.
+pub fn refuse_others(layout: &Layout) -> anyhow::Result<()> {
+    // Damage is no reason not to end or to remove an instance.
+    let kept = Facts::read(&layout.facts()).ok().flatten();
+    let has_it = kept.filter(|facts| facts.data_dir == layout.data).map(|facts| facts.instance);
+    let owner = has_it
+        .into_iter()
+        .chain(users_of(layout))
+        .find(|name| !name.is_empty() && name != layout.instance.name());
+    match owner {
+        Some(owner) => bail!(
+            "{} is the data of instance {owner}, and not of {}: say \"--instance {owner}\", or give another --data-dir",
+            layout.data.display(),
+            layout.instance
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Other instances that run, or have run since the machine was started, with this data.
+fn users_of(layout: &Layout) -> Vec<String> {
+    let Some(runs) = layout.run.parent().and_then(|root| std::fs::read_dir(root).ok()) else {
+        return Vec::new();
+    };
+    let place = std::fs::canonicalize(&layout.data).unwrap_or_else(|_| layout.data.clone());
+    let uses = |run: &std::fs::DirEntry| {
+        let facts = Facts::read(&run.path().join("instance.json")).ok().flatten();
+        facts.is_some_and(|facts| {
+            facts.data_dir == layout.data
+                || std::fs::canonicalize(&facts.data_dir).is_ok_and(|own| own == place)
+        })
+    };
+    let others = runs.flatten().filter(|run| run.path() != layout.run && uses(run));
+    others.filter_map(|run| run.file_name().into_string().ok()).collect()
 }
 
 impl Facts {
@@ -60,6 +100,7 @@ impl Facts {
     /// What was kept, or choices that fit this machine; what the user asks for wins where nothing depends on the
     /// former choice.
     pub fn load_or_choose(layout: &Layout, wanted: &Ranges) -> anyhow::Result<Self> {
+        refuse_others(layout)?;
         let kept = Self::read(&layout.facts())?;
         let mut facts = match kept.clone() {
             Some(kept) => kept,
@@ -84,6 +125,7 @@ impl Facts {
             *held = given;
         }
         facts.data_dir.clone_from(&layout.data);
+        layout.instance.name().clone_into(&mut facts.instance);
         Ok(facts)
     }
 
@@ -94,6 +136,7 @@ impl Facts {
             service_range,
             kubeconfigs: Vec::new(),
             data_dir: layout.data.clone(),
+            instance: layout.instance.name().to_owned(),
         };
         if layout.instance.name() == "default" {
             return Ok(facts(API_PORT, POD_RANGE.to_owned(), SERVICE_RANGE.to_owned()));
@@ -265,7 +308,7 @@ mod tests {
         let layout = Layout {
             instance: net::instance::Instance::new("t-facts").unwrap(),
             data: folder.path().join("data"),
-            run: folder.path().join("run"),
+            run: folder.path().join("run").join("t-facts"),
         };
         let facts = Facts::load_or_choose(&layout, &Ranges::default()).unwrap();
         facts.write(&layout).unwrap();
@@ -273,5 +316,31 @@ mod tests {
         let other = Ranges { pod_cidr: Some("10.9.0.0/16".to_owned()), ..Ranges::default() };
         let error = Facts::load_or_choose(&layout, &other).unwrap_err();
         assert!(error.to_string().contains("down --wipe"), "{error}");
+    }
+
+    #[test]
+    fn the_data_of_another_instance_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = |name: &str, data: &str| {
+            let run = folder.path().join("run").join(name);
+            let instance = net::instance::Instance::new(name).unwrap();
+            Layout { instance, data: folder.path().join(data), run }
+        };
+        let (one, two) = (layout("t-one", "data"), layout("t-two", "data"));
+        one.make().unwrap();
+        Facts::load_or_choose(&one, &Ranges::default()).unwrap().write(&one).unwrap();
+        refuse_others(&one).unwrap();
+        let told = refuse_others(&two).unwrap_err().to_string();
+        assert!(
+            told.contains("is the data of instance t-one, and not of t-two: say \"--instance t-one\""),
+            "{told}"
+        );
+        assert!(Facts::load_or_choose(&two, &Ranges::default()).is_err());
+        // Its name is gone, and it runs.
+        std::fs::remove_file(one.facts()).unwrap();
+        assert!(refuse_others(&two).is_err());
+        std::os::unix::fs::symlink(&one.data, folder.path().join("link")).unwrap();
+        assert!(refuse_others(&layout("t-two", "link")).is_err());
+        refuse_others(&layout("t-two", "elsewhere")).unwrap();
     }
 }

@@ -183,7 +183,9 @@ fn join(arguments: &Arguments, options: &Agent, clock: &Clock) -> anyhow::Result
         service_range: invitation.service_range.clone(),
         kubeconfigs: Vec::new(),
         data_dir: layout.data.clone(),
+        instance: layout.instance.name().to_owned(),
     };
+    facts::refuse_others(&layout)?;
     facts.write(&layout)?;
     let role = run::Role::Agent {
         invitation: Box::new(invitation),

@@ -1,8 +1,9 @@
 //! One `up` or `down` of an instance at a time: the next waits, so that the last one wins.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cli::output;
@@ -22,12 +23,19 @@ impl Turn {
         let path = layout.turn();
         let failed = || format!("{} cannot be used", path.display());
         loop {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder).with_context(failed)?;
+            match path.parent().map_or(Ok(()), std::fs::create_dir_all) {
+                // Who had it removed the folder after it was seen to be there.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+                        && !path.parent().is_some_and(is_no_folder) =>
+                {
+                    continue;
+                }
+                other => other.with_context(failed)?,
             }
             let file = match File::options().create(true).truncate(false).write(true).open(&path) {
                 // Who had it has just removed the folder.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 other => other.with_context(failed)?,
             };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -49,6 +57,11 @@ impl Turn {
     pub fn end(self) {
         drop(self);
     }
+}
+
+/// Whether something else has the folder's name, as a link that leads nowhere.
+fn is_no_folder(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir())
 }
 
 impl Drop for Turn {
