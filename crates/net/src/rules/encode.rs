@@ -29,8 +29,8 @@ const NFNL_BATCH_GENID: u16 = 1;
 pub(super) const FAMILY_IPV4: u8 = 2;
 /// IANA's numbers of the hooks' places in the stack (linux/netfilter.h).
 pub(super) const HOOK_PREROUTING: u32 = 0;
-const HOOK_INPUT: u32 = 1;
-const HOOK_FORWARD: u32 = 2;
+pub(super) const HOOK_INPUT: u32 = 1;
+pub(super) const HOOK_FORWARD: u32 = 2;
 const HOOK_OUTPUT: u32 = 3;
 pub(super) const HOOK_POSTROUTING: u32 = 4;
 
@@ -86,6 +86,27 @@ pub(super) fn unfinished(mut batch: Batch, fill: impl FnOnce(&mut Batch)) -> Bat
     batch.message(NFNL_MSG_BATCH_BEGIN, 0, &[0, 0, 0, 10], |_| ());
     fill(&mut batch);
     batch
+}
+
+/// Puts a rule at the head of a chain of any table.
+pub(super) fn foreign_rule(batch: &mut Batch, family: u8, table: &str, chain: &str, rule: &Rule) {
+    batch.message(NFT_MSG_NEWRULE, NLM_F_CREATE, &header(family), |m| {
+        m.string(1, table);
+        m.string(2, chain);
+        m.nested(4, |m| m.raw(rule.bytes()));
+        if let Some(comment) = rule.comment {
+            m.attribute(7, &comment_data(comment));
+        }
+    });
+}
+
+/// Takes a rule out of a chain of any table; the handle is as the kernel has told it.
+pub(super) fn remove_foreign_rule(batch: &mut Batch, family: u8, table: &str, chain: &str, handle: &[u8]) {
+    batch.message(NFT_MSG_DELRULE, 0, &header(family), |m| {
+        m.string(1, table);
+        m.string(2, chain);
+        m.attribute(3, handle);
+    });
 }
 
 /// Writes the messages of one table.

@@ -15,6 +15,7 @@ pub(super) const REG: u32 = 8;
 
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
@@ -209,6 +210,11 @@ impl Rule {
         let loaded = self.load(&[field], REG);
         let masked = if range.prefix() < 32 { loaded.mask(&mask.to_be_bytes()) } else { loaded };
         masked.compare(if is { CMP_EQ } else { CMP_NEQ }, &network.octets())
+    }
+
+    /// Continues if the packet is one of IPv4, in tables of both families.
+    pub(super) fn when_ipv4(self) -> Self {
+        self.meta(META_NFPROTO, REG).compare(CMP_EQ, &[libc::NFPROTO_IPV4 as u8])
     }
 
     pub(super) fn when_tcp(self) -> Self {

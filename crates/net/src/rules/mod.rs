@@ -10,6 +10,7 @@ mod conntrack;
 mod dump;
 mod encode;
 mod expression;
+mod openings;
 mod ruleset;
 mod trial;
 
@@ -85,8 +86,9 @@ impl Rules {
     }
 
     /// Makes the table be `ruleset` by changing only what differs from what the kernel has: for a start that finds
-    /// the table of an earlier run, and when someone may have altered it.
+    /// the table of an earlier run, and when someone may have altered it. Also opens what others' chains close to pods.
     pub fn sync(&mut self, ruleset: &Ruleset) -> Result<Applied, RulesError> {
+        openings::open(&mut self.socket, &self.instance, &ruleset.frame)?;
         for _ in 0..RETRIES {
             let generation = dump::generation(&mut self.socket)?;
             let found = dump::table(&mut self.socket, &self.table)?;
@@ -238,10 +240,11 @@ fn next_generation(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
 }
 
-/// Removes the tables of `instance`; no error if there are none.
+/// Removes the tables of `instance`, and its rules in others' chains; no error if there are none.
 pub fn remove_tables(instance: &Instance) -> Result<(), RulesError> {
     let table = instance.table();
     let mut socket = Socket::open(Subsystem::Netfilter)?;
+    openings::close(&mut socket, instance)?;
     let mut lookup = socket.batch();
     lookup.message(10 << 8 | 1, 0x4, &encode::header(FAMILY_IPV4), |m| m.string(1, &table));
     match socket.query(&lookup, "look up our table") {

@@ -1,5 +1,6 @@
 //! Real packets through the real kernel, in network namespaces that end with each test.
 
+mod firewalls;
 mod links;
 mod listeners;
 mod listing;
