@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
-use sandbox::{Phase, Sandbox};
+use sandbox::{Exit, Phase, Sandbox};
 use tracing::warn;
 
 use crate::pod::desired::wanted;
-use crate::pod::live::{Live, LiveContainer};
-use crate::pod::machine::{Part, Role};
+use crate::pod::live::{LOST_CODE, Live, LiveContainer};
+use crate::pod::machine::{Part, Restart, Role, Wanted};
 use crate::pod::status::read_ended;
 use crate::pod::worker::Worker;
 
@@ -129,4 +130,84 @@ pub(super) fn remembered(pod: &core::Pod, adopted: bool) -> Live {
     }
     live.containers = containers;
     live
+}
+
+/// Containers that may run once and have run in a sandbox that is gone, by the end of the machine or of the instance: they
+/// have ended with it, though nobody saw how. A second run might do the harm that their users forbid.
+pub(super) fn forbid_second_runs(live: &mut Live, pod: &core::Pod, wanted: &Wanted, now: Timestamp) {
+    if live.over_before {
+        return;
+    }
+    let status = pod.status.iter();
+    let statuses = status
+        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
+    for status in statuses {
+        let once = wanted.containers.iter().find(|one| one.name == status.name);
+        let Some(once) = once.filter(|one| one.restart == Restart::Never) else { continue };
+        let Some(state) = &status.state else { continue };
+        let exit = match (&state.running, &state.terminated) {
+            (Some(running), _) => Exit {
+                code: LOST_CODE,
+                signal: None,
+                out_of_memory: false,
+                started_at: running.started_at.as_ref().map_or(now, |time| time.0),
+                finished_at: now,
+            },
+            // An init container that is done is no reason not to run what is behind it.
+            (None, Some(ended)) if once.role == Role::Main => Exit {
+                code: ended.exit_code,
+                signal: ended.signal,
+                out_of_memory: ended.reason.as_deref() == Some("OOMKilled"),
+                started_at: ended.started_at.as_ref().map_or(now, |time| time.0),
+                finished_at: ended.finished_at.as_ref().map_or(now, |time| time.0),
+            },
+            _ => continue,
+        };
+        let number = u32::try_from(status.restart_count).unwrap_or_default();
+        let container = live.containers.entry(status.name.clone()).or_default();
+        container.latest = Some((number, Phase::Ended(exit)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::machine::Container;
+
+    /// Whether a container of a pod that ran before is over when its sandbox is not there any more.
+    fn check(policy: &str, state: serde_json::Value, expect: Option<i32>) {
+        let pod: core::Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "one", "namespace": "default", "uid": "u"},
+            "spec": {"restartPolicy": policy, "containers": [{"name": "app", "image": "x"}]},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "name": "app", "image": "x", "imageID": "", "ready": true, "restartCount": 0, "state": state.clone()}]}
+        }))
+        .expect("a pod");
+        let restart = match policy {
+            "Never" => Restart::Never,
+            "OnFailure" => Restart::OnFailure,
+            _ => Restart::Always,
+        };
+        let container = Container { name: "app".to_owned(), role: Role::Main, restart };
+        let wanted = Wanted { containers: vec![container], ending: None };
+        let mut live = remembered(&pod, false);
+        forbid_second_runs(&mut live, &pod, &wanted, Timestamp::UNIX_EPOCH);
+        let code = live.containers["app"].latest.as_ref().map(|(_, phase)| match phase {
+            Phase::Ended(exit) => exit.code,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(code, expect, "{policy}: {state}");
+    }
+
+    #[test]
+    fn what_may_run_once_has_ended_with_its_sandbox() {
+        let running = serde_json::json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let ended = serde_json::json!({"terminated": {"exitCode": 3}});
+        check("Never", running.clone(), Some(137));
+        check("Never", ended.clone(), Some(3));
+        check("Never", serde_json::json!({"waiting": {"reason": "ContainerCreating"}}), None);
+        check("OnFailure", running.clone(), None);
+        check("Always", running, None);
+        check("Always", ended, None);
+    }
 }

@@ -17,7 +17,7 @@ use crate::pod::status::{ContainerFacts, ContainerState, Ended};
 /// Exit code of what could not be started, as upstream shows it.
 const START_ERROR_CODE: i32 = 128;
 /// Exit code of what ended without anybody seeing how (128 + SIGKILL).
-const LOST_CODE: i32 = 137;
+pub(super) const LOST_CODE: i32 = 137;
 
 /// What is known of one pod.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
 use crate::context::Context;
-use crate::pod::adoption::remembered;
+use crate::pod::adoption::{forbid_second_runs, remembered};
 use crate::pod::desired::{Desired, find, termination_grace, wanted};
 use crate::pod::disk::{EVICTED, EVICTION_GRACE, Limits};
 use crate::pod::earlier;
@@ -47,6 +47,9 @@ impl Worker {
     pub fn new(context: Arc<Context>, desired: Desired, sandbox: Option<Sandbox>) -> Arc<Self> {
         let uid = Str::from(desired.object.uid());
         let mut live = remembered(&desired.pod, sandbox.is_some());
+        if sandbox.is_none() {
+            forbid_second_runs(&mut live, &desired.pod, &wanted(&desired), context.clock.now());
+        }
         earlier::count(&mut live, &context.settings.logs_dir, &desired.object);
         let worker = Arc::new(Self {
             live: Mutex::new(live),

@@ -16,6 +16,11 @@ const DATA: &str = "..data";
 /// The link in the making.
 const DATA_NEW: &str = "..data_tmp";
 
+const FOLDER_MODE: u32 = 0o755;
+const SET_GROUP_ID: u32 = 0o2000;
+/// What a group that owns the volume may do with its files, which nobody can write (upstream's `roMask`).
+const OF_THE_GROUP: u32 = 0o440;
+
 /// Files by relative path.
 pub type Files = BTreeMap<String, File>;
 
@@ -48,18 +53,24 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
         base::tree::remove(&fresh)?;
     }
     fs::create_dir(&fresh)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-    chown(&fresh, None, group)?;
+    own(directory, group)?;
+    own(&fresh, group)?;
     for (path, file) in files {
-        let path = fresh.join(path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let inner: Vec<&Path> = Path::new(path).ancestors().skip(1).collect();
+        // From the outermost on; the last of the ancestors is the volume itself.
+        for folder in inner.iter().rev().skip(1) {
+            let folder = fresh.join(folder);
+            if !folder.exists() {
+                fs::create_dir(&folder)?;
+                own(&folder, group)?;
+            }
         }
+        let path = fresh.join(path);
         let mut handle = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         handle.write_all(&file.content)?;
         chown(&path, file.owner, group)?;
-        // A group that owns the volume reads what its owner reads.
-        let readable = if group.is_some() { file.mode | ((file.mode & 0o400) >> 3) } else { file.mode };
+        // A group that owns the volume reads every file in it.
+        let readable = if group.is_some() { file.mode | OF_THE_GROUP } else { file.mode };
         fs::set_permissions(&path, fs::Permissions::from_mode(readable))?;
     }
     let new_link = directory.join(DATA_NEW);
@@ -69,6 +80,13 @@ pub fn write(directory: &Path, files: &Files, group: Option<u32>, now: Timestamp
     link_tops(directory, files)?;
     remove_leftovers(directory)?;
     Ok(true)
+}
+
+/// Gives a folder of the volume the mode and the group that it is to have: what is made in it is the group's, too.
+fn own(folder: &Path, group: Option<u32>) -> io::Result<()> {
+    let mode = if group.is_some() { FOLDER_MODE | SET_GROUP_ID } else { FOLDER_MODE };
+    chown(folder, None, group)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
 }
 
 /// A relative path that stays below its directory and does not look like one of our links.
@@ -162,6 +180,22 @@ mod tests {
         let folders = fs::read_dir(scratch.path()).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir());
         // `..data` is a link to the one directory that is left, and `a` to a file in it.
         assert_eq!(folders.count(), 2);
+    }
+
+    #[test]
+    fn a_group_of_the_volume_reads_all_files_and_others_what_they_may() {
+        use std::os::unix::fs::MetadataExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let mut wanted = files(&[("d/e/open", "1"), ("token", "2")]);
+        wanted.get_mut("token").unwrap().mode = 0o600;
+        write(scratch.path(), &wanted, Some(2000), Timestamp::UNIX_EPOCH).unwrap();
+        let check = |path: &str, mode: u32| {
+            let metadata = fs::metadata(scratch.path().join(path)).unwrap();
+            assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (mode, 2000), "{path}");
+        };
+        check("token", 0o640);
+        check("d/e/open", 0o644);
+        ["", "..data", "d", "d/e"].into_iter().for_each(|folder| check(folder, 0o2755));
     }
 
     #[test]

@@ -330,14 +330,15 @@ impl Volumes<'_> {
             volume: volume.name.clone(),
             why: "the API server has not given one yet".to_owned(),
         })?;
-        // With one user for the whole pod only that user reads it, as upstream does (KEP-2451).
+        // With one user for the whole pod only that user reads it, as upstream does (KEP-2451), and with a group of the
+        // volumes that group, too, which gets its right when the file is written.
         let spec = self.pod.spec.as_ref();
         let user =
             spec.and_then(|spec| spec.security_context.as_ref()).and_then(|security| security.run_as_user);
         let owner = user.and_then(|user| u32::try_from(user).ok());
         let mode = match (self.group(), owner) {
-            (None, Some(_)) => 0o600,
-            _ => permissions(mode, FILE_MODE),
+            (None, None) => permissions(mode, FILE_MODE),
+            _ => 0o600,
         };
         let file = File { content: token.clone().into_bytes(), mode, owner };
         Ok(BTreeMap::from([(path.to_owned(), file)]))
