@@ -181,6 +181,12 @@ impl Registration {
     /// Makes events about conditions that have turned.
     fn note_turns(&self, uid: &Str, before: &Value, after: &Value) {
         for reason in turns(before, after) {
+            if reason == NOT_READY {
+                let conditions = after.array_at(&["conditions"]).iter();
+                let ready = conditions.filter(|one| one.str_at(&["type"]) == Some("Ready")).last();
+                let why = ready.and_then(|ready| ready.str_at(&["message"])).unwrap_or_default();
+                warn!(node = self.settings.node, why, "the node is not ready");
+            }
             self.note(uid, reason, format!("Node {} status is now: {reason}", self.settings.node));
         }
     }
@@ -363,12 +369,14 @@ fn conditions(before: &Value, load: Load, health: Result<(), String>, now: Times
     ])
 }
 
+const NOT_READY: &str = "NodeNotReady";
+
 /// The events of conditions that have turned: reasons when a condition is true, and when it is not.
 const TURNS: [(&str, &str, &str); 4] = [
     (MEMORY_PRESSURE, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
     (DISK_PRESSURE, "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
     (PID_PRESSURE, "NodeHasInsufficientPID", "NodeHasSufficientPID"),
-    ("Ready", "NodeReady", "NodeNotReady"),
+    ("Ready", "NodeReady", NOT_READY),
 ];
 
 /// Reasons of events for what is not as it was, in upstream's order. Pure.

@@ -46,10 +46,7 @@ pub fn kernel() -> anyhow::Result<()> {
             missing.join(" and ")
         );
     }
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if !mounts.lines().any(|line| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"))) {
-        bail!("no cgroups are mounted: mount cgroup2 at /sys/fs/cgroup");
-    }
+    sandbox::trial()?;
     let network = net::link::Network::open(&net::instance::Instance::new("check")?)
         .context("the kernel has no rtnetlink for bridge and veth: enable CONFIG_BRIDGE and CONFIG_VETH")?;
     for kind in ["bridge", "veth"] {

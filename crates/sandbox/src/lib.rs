@@ -31,7 +31,7 @@ pub mod users;
 
 pub use cgroup::stats::Usage;
 pub use error::{Error, StartError};
-pub use manager::{Adopted, Config, Remains, Sandboxes, leave_session};
+pub use manager::{Adopted, Config, Remains, Sandboxes, leave_session, trial};
 pub use sandbox::{Attached, Exec, Overhead, Sandbox, Started};
 pub use spec::{
     AttachSpec, Attempt, ContainerSpec, Device, ExecSpec, IdMap, IdMaps, Limit, Log, Mount, MountSource,

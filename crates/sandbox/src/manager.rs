@@ -66,6 +66,11 @@ pub fn leave_session(cgroup_root: &str) -> Result<(), Error> {
     Tree::detect(cgroup_root)?.enter(SERVER_LEAF)
 }
 
+/// Whether groups for pods can be made on this machine, found out by making one; nothing is left of it.
+pub fn trial() -> Result<(), Error> {
+    Tree::detect("")?.trial()
+}
+
 /// What was found of an earlier agent's sandbox.
 pub enum Adopted {
     /// Its pod process lives.

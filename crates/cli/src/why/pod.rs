@@ -46,18 +46,36 @@ pub fn findings(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
             found.extend(container(pod, status, world, now));
         }
     }
-    // What keeps all containers from being made is told by events alone.
     if found.len() == before && !holds(pod, "Ready") {
-        found.extend(not_begun(pod, world, now));
+        // What keeps all containers from being made is told by events alone.
+        found.extend(gated(pod, now).or_else(|| not_begun(pod, world, now)));
     }
     found.dedup();
     found
 }
 
+/// The scheduler that is here; pods may ask for others, which users run themselves.
+const SCHEDULER: &str = "default-scheduler";
+
+/// Containers that are all ready do not make a pod ready that waits for others' word.
+fn gated(pod: &Value, now: Timestamp) -> Option<Finding> {
+    let ready =
+        condition(pod, "Ready").filter(|c| c.str_at(&["reason"]) == Some("ReadinessGatesNotReady"))?;
+    let since = lasting(ready, &["lastTransitionTime"], now);
+    Some(Finding::new(
+        format!(
+            "its containers are ready, and its readiness gates have held it back{since}: {}",
+            message(ready)
+        ),
+        "the program that is to say so must set the condition in the pod's status; without one, remove \
+         spec.readinessGates from the template",
+    ))
+}
+
 /// Why no node takes it; empty if one has, or nobody has looked yet.
 fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
     let scheduled = condition(pod, "PodScheduled").filter(|c| c.str_at(&["status"]) == Some("False"));
-    let Some(scheduled) = scheduled else { return Vec::new() };
+    let Some(scheduled) = scheduled else { return unlooked(pod, now).into_iter().collect() };
     let since = lasting(scheduled, &["lastTransitionTime"], now);
     if scheduled.str_at(&["reason"]) == Some("SchedulingGated") {
         let gates: Vec<&str> = pod
@@ -77,6 +95,19 @@ fn unplaced(pod: &Value, world: &World, now: Timestamp) -> Vec<Finding> {
         placing_advice(words).clone_into(&mut found[0].advice);
     }
     found
+}
+
+/// A pod that is for a scheduler of which nothing was heard.
+fn unlooked(pod: &Value, now: Timestamp) -> Option<Finding> {
+    let scheduler = pod.str_at(&["spec", "schedulerName"]).filter(|name| *name != SCHEDULER)?;
+    let is_placed = pod.str_at(&["spec", "nodeName"]).is_some_and(|node| !node.is_empty());
+    let since = lasting(pod, &["metadata", "creationTimestamp"], now);
+    (!is_placed && condition(pod, "PodScheduled").is_none()).then(|| {
+        Finding::new(
+            format!("it has waited{since} for the scheduler {scheduler:?}, of which nothing was heard"),
+            format!("run that scheduler, or remove spec.schedulerName so that {SCHEDULER} places it"),
+        )
+    })
 }
 
 fn placing_advice(words: &str) -> &'static str {
@@ -180,6 +211,16 @@ fn waits(pod: &Value, status: &Value, waiting: &Value, world: &World, now: Times
         "CrashLoopBackOff" => {
             let count = status.int_at(&["restartCount"]).unwrap_or_default();
             let last = status.at(&["lastState", "terminated"])?;
+            if let Some(probe) = killed_by(pod, name, last, world) {
+                return Some(Finding::new(
+                    format!(
+                        "container {name} is ended again and again ({count} restarts): {}",
+                        message(probe)
+                    ),
+                    "see what the probe asks and whether the program answers it in time (kubectl describe pod); \
+                     failureThreshold, timeoutSeconds and a startupProbe give it more time",
+                ));
+            }
             let what = format!("container {name} keeps ending ({count} restarts): {}", ending(last, now));
             Some(Finding::new(what, logs_advice(pod, name, last, true)))
         }
@@ -189,6 +230,26 @@ fn waits(pod: &Value, status: &Value, waiting: &Value, world: &World, now: Times
         _ => None,
     }
 }
+
+/// The probe because of which a container was ended.
+fn killed_by<'a>(pod: &Value, container: &str, ended: &Value, world: &'a World) -> Option<&'a Value> {
+    let finished = time_at(ended, &["finishedAt"]);
+    let path = format!("spec.containers{{{container}}}");
+    world.warnings(pod).into_iter().find(|event| {
+        let words = message(event);
+        let told = time_at(event, &["lastTimestamp"]);
+        let is_near = finished.zip(told).is_none_or(|(finished, told)| {
+            finished.duration_since(told).as_secs().unsigned_abs() <= NEAR_SECONDS
+        });
+        event.str_at(&["reason"]) == Some("Unhealthy")
+            && event.str_at(&["involvedObject", "fieldPath"]).is_none_or(|field| field == path)
+            && (words.starts_with("Liveness") || words.starts_with("Startup"))
+            && is_near
+    })
+}
+
+/// Between the last failure of a probe and the end of its container lies the container's time to end.
+const NEAR_SECONDS: u64 = 300;
 
 fn start_advice(words: &str) -> &'static str {
     let lower = words.to_lowercase();

@@ -496,3 +496,65 @@ fn what_is_not_there_is_an_error() {
     let told = explain(&subject, &world(Vec::new()), NOW.parse().unwrap());
     assert!(told.unwrap_err().starts_with("there is no pod/none in namespace default"));
 }
+
+#[test]
+fn a_pod_that_waits_for_others_says_for_whom() {
+    let mut one = pod("web", "x", ready());
+    one.set(
+        &["status", "conditions"],
+        json!([{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False",
+            "reason": "ReadinessGatesNotReady", "lastTransitionTime": "2026-01-01T00:09:00Z",
+            "message": "the status of pod readiness gate \"a.b/c\" is not \"True\""}]),
+    );
+    let text = told("pod/web", &world(vec![one]));
+    assert!(
+        text.contains(
+            "readiness gates have held it back for 60s: the status of pod readiness gate \"a.b/c\""
+        ),
+        "{text}"
+    );
+    let mut two = pod("web", "x", json!({"phase": "Pending"}));
+    two.set(&["spec", "schedulerName"], "other");
+    two.set(&["spec", "nodeName"], "");
+    let text = told("pod/web", &world(vec![two]));
+    assert!(
+        text.contains("it has waited for 5m for the scheduler \"other\", of which nothing was heard"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_container_that_its_probe_ends_is_told_by_the_probe() {
+    let check = |at: &str, path: &str, expect: bool| {
+        let mut world = world(vec![pod("web", "x", waiting("CrashLoopBackOff", "back-off"))]);
+        world.add(
+            "Event",
+            vec![json!({"type": "Warning", "reason": "Unhealthy", "lastTimestamp": at,
+                "involvedObject": {"uid": "web", "fieldPath": path}, "message": "Liveness probe failed: x"})],
+        );
+        let text = told("pod/web", &world);
+        let words = "container app is ended again and again (4 restarts): Liveness probe failed: x";
+        assert_eq!(text.contains(words), expect, "{text}");
+    };
+    check("2026-01-01T00:09:00Z", "spec.containers{app}", true);
+    check("2026-01-01T00:09:00Z", "spec.containers{other}", false);
+    check("2025-01-01T00:09:00Z", "spec.containers{app}", false);
+}
+
+#[test]
+fn a_namespace_that_its_own_finalizer_holds_says_so_with_a_command() {
+    let mut world = world(Vec::new());
+    world.add(
+        "Namespace",
+        vec![json!({"kind": "Namespace", "metadata": {"name": "shop", "uid": "n",
+            "deletionTimestamp": "2026-01-01T00:09:00Z", "finalizers": ["x/y"]},
+            "spec": {"finalizers": ["kubernetes", "foo.bar/x"]}})],
+    );
+    let text = told("ns/shop", &world);
+    assert!(text.contains("kubectl patch namespace shop --type=merge"), "{text}");
+    assert!(
+        text.contains("waits for its spec.finalizers: foo.bar/x")
+            && text.contains("namespaces/shop/finalize"),
+        "{text}"
+    );
+}

@@ -22,6 +22,7 @@ pub fn told(kind: &str, object: &Value, world: &World, now: Timestamp) -> (Strin
         return (format!("{name} is stored, and nothing acts on it{}", age(object, now)), found);
     }
     found.extend(conditions(object, now));
+    found.extend(held_namespace(kind, object));
     for warning in world.warnings(object).into_iter().take(WARNINGS) {
         let since = lasting(warning, &["firstTimestamp"], now);
         found.push(Finding::new(
@@ -54,6 +55,34 @@ fn instead(kind: &str) -> Option<&'static str> {
     })
 }
 
+/// Finalizers of a namespace itself, which stand elsewhere than those of other objects.
+fn held_namespace(kind: &str, object: &Value) -> Option<Finding> {
+    object.str_at(&["metadata", "deletionTimestamp"]).filter(|_| kind == "Namespace")?;
+    let all = object.array_at(&["spec", "finalizers"]).iter().filter_map(Value::as_str);
+    let others: Vec<&str> = all.filter(|finalizer| *finalizer != "kubernetes").collect();
+    let name = name_of(object);
+    (!others.is_empty()).then(|| {
+        Finding::new(
+            format!("its deletion waits for its spec.finalizers: {}", others.join(", ")),
+            format!(
+                "whoever set one must remove it; if that program is gone: kubectl get namespace {name} -o json | sed \
+                 '/\"finalizers\"/,/]/d' | kubectl replace --raw /api/v1/namespaces/{name}/finalize -f -"
+            ),
+        )
+    })
+}
+
+/// What to do about a condition.
+fn condition_advice(kind: &str) -> &'static str {
+    match kind {
+        "NamespaceFinalizersRemaining" => {
+            "remove those finalizers from the objects that have them, if the programs that set them are gone"
+        }
+        "NamespaceContentRemaining" => "see what is left, and what it waits for: ondol why KIND/NAME",
+        _ => "",
+    }
+}
+
 /// Conditions that tell of trouble: those of a namespace's deletion when they are true, others when they are false.
 fn conditions(object: &Value, now: Timestamp) -> Vec<Finding> {
     let bad = |condition: &&Value| {
@@ -66,5 +95,10 @@ fn conditions(object: &Value, now: Timestamp) -> Vec<Finding> {
         format!("{}{since}: {}", condition.str_at(&["type"]).unwrap_or_default(), message(condition))
     };
     let all = object.array_at(&["status", "conditions"]);
-    all.iter().filter(bad).map(|condition| Finding::new(words(condition), "")).collect()
+    all.iter()
+        .filter(bad)
+        .map(|condition| {
+            Finding::new(words(condition), condition_advice(condition.str_at(&["type"]).unwrap_or_default()))
+        })
+        .collect()
 }

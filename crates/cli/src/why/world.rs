@@ -120,6 +120,15 @@ pub fn has_labels(object: &Value, labels: &Value) -> bool {
     labels.iter().all(|(key, value)| object.at(&["metadata", "labels", key]) == Some(value))
 }
 
+/// An object as kubectl's commands name it.
+fn named(object: &Value) -> String {
+    let kind = object.str_at(&["kind"]).unwrap_or("KIND").to_lowercase();
+    match object.str_at(&["metadata", "namespace"]) {
+        None | Some("default" | "") => format!("{kind} {}", name_of(object)),
+        Some(namespace) => format!("-n {namespace} {kind} {}", name_of(object)),
+    }
+}
+
 /// Why a deletion does not come to its end.
 pub fn deletion(object: &Value, now: Timestamp) -> Option<super::Finding> {
     time_at(object, &["metadata", "deletionTimestamp"])?;
@@ -130,8 +139,11 @@ pub fn deletion(object: &Value, now: Timestamp) -> Option<super::Finding> {
         [] => super::Finding::new(format!("it is being deleted{since}"), ""),
         some => super::Finding::new(
             format!("it is being deleted{since} and waits for its finalizers: {}", some.join(", ")),
-            "whoever set a finalizer must remove it; if that program is gone: kubectl patch --type=merge -p \
-             '{\"metadata\":{\"finalizers\":null}}'",
+            format!(
+                "whoever set a finalizer must remove it; if that program is gone: kubectl patch {} --type=merge -p \
+                 '{{\"metadata\":{{\"finalizers\":null}}}}'",
+                named(object)
+            ),
         ),
     })
 }

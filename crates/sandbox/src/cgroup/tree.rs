@@ -36,6 +36,31 @@ impl Tree {
         Ok(Self { layout, root: root.trim_matches('/').to_owned() })
     }
 
+    /// Makes a group of its own in every tree that pods need, and takes it away again.
+    pub fn trial(&self) -> Result<(), Error> {
+        let mut mounts = self.layout.all_mounts();
+        mounts.extend(self.layout.pod_mounts());
+        for mount in mounts {
+            let place = mount.display();
+            if !mount.join("cgroup.procs").exists() {
+                return Err(Error::Machine {
+                    what: format!("control groups at {place}, where they are mounted by the list of mounts"),
+                    hint: "unmount what hides them, or mount cgroup2 at /sys/fs/cgroup".to_owned(),
+                });
+            }
+            let group = mount.join(format!("ondol-trial-{}", std::process::id()));
+            let tried = std::fs::create_dir(&group).and_then(|()| std::fs::remove_dir(&group));
+            tried.map_err(|error| Error::Machine {
+                what: format!("control groups at {place} that it may make ({error})"),
+                hint: format!(
+                    "make it writable (mount -o remount,rw {place}), or run ondol outside of a container, or in a privileged \
+                     one with cgroups of its own"
+                ),
+            })?;
+        }
+        Ok(())
+    }
+
     /// What is mounted.
     pub fn layout(&self) -> &Layout {
         &self.layout
