@@ -49,31 +49,38 @@ pub(super) async fn create(
     // An eviction is the ordinary deletion of a pod that can be read.
     deletion.ignore_read_error = false;
     let pods = Target::new(&names::PODS, &target.namespace, &target.name);
+    let mut turn = None;
     loop {
         let pod = gate.storage().require(kind, &target.namespace, &target.name)?;
+        delete::require_preconditions(kind, &pod, &deletion)?;
         let tree = pod.to_tree();
-        let named = deletion.resource_version.is_some();
-        let mut deletion = deletion.clone();
-        if ends_anyway(&tree) {
-            if tree.str_at(&["status", "phase"]) == Some("Pending") && !named {
-                deletion.resource_version = Some(Str::from(pod.revision().to_string()));
-            }
+        // What was judged must be what is deleted, where the judgement is of the pod's own state.
+        let judged = if ends_anyway(&tree) {
+            tree.str_at(&["status", "phase"]) == Some("Pending")
         } else if let Some(budget) = budget_of(gate, &pod)? {
             match judge(&tree, &budget, &target.name)? {
-                Verdict::Unhealthy => {
-                    if !named {
-                        deletion.resource_version = Some(Str::from(pod.revision().to_string()));
-                    }
-                }
+                Verdict::Unhealthy => true,
                 Verdict::Counts => {
                     if !deletion.dry_run && !take(gate, &budget, &target.name).await? {
+                        gate.storage().take_turn(&mut turn, budget.name()).await;
                         continue;
                     }
+                    false
                 }
             }
+        } else {
+            false
+        };
+        let adds = judged && deletion.resource_version.is_none();
+        let mut deletion = deletion.clone();
+        if adds {
+            deletion.resource_version = Some(Str::from(pod.revision().to_string()));
         }
         match delete_pod(gate, caller, kind, &pods, &deletion).await {
-            Err(status) if status.reason == Reason::Conflict && !named => {}
+            // It has changed since; what the client itself requires is judged above, at each turn.
+            Err(status) if status.reason == Reason::Conflict && adds => {
+                gate.storage().take_turn(&mut turn, &target.name).await;
+            }
             Err(status) => return Err(status),
             Ok(()) => return Ok(Outcome::created(success())),
         }

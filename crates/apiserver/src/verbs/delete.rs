@@ -51,7 +51,7 @@ pub async fn delete(
         if options.ignore_read_error {
             return Err(readable(kind, target));
         }
-        check_preconditions(kind, &stored, options)?;
+        require_preconditions(kind, &stored, options)?;
         let tree = stored.to_tree();
         let context = Context {
             identity: caller.identity,
@@ -210,7 +210,8 @@ fn finalizers(kind: &Kind, tree: &Value, propagation: Option<Propagation>) -> Ve
     finalizers
 }
 
-fn check_preconditions(kind: &Kind, stored: &Object, options: &DeleteOptions) -> Result<(), Status> {
+/// Refuses with a conflict what was asked of another object, or of another state of it.
+pub fn require_preconditions(kind: &Kind, stored: &Object, options: &DeleteOptions) -> Result<(), Status> {
     // Upstream writes the kind where the resource belongs.
     let about = GroupResource { group: kind.kind.group.clone(), resource: kind.kind.kind.clone() };
     if let Some(uid) = options.uid.as_ref().filter(|uid| *uid != stored.uid()) {

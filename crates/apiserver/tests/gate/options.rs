@@ -91,3 +91,42 @@ async fn unknown_fields_may_nest_as_deep_as_upstream_reads() {
     );
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_of_another_pod_is_a_conflict_and_takes_nothing_of_the_budget() {
+    let world = World::open().await;
+    let admin = world.admin();
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = r#"{"metadata":{"name":"p","labels":{"a":"b"}},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}"#;
+    let evict = |name: &str, preconditions: &str| {
+        let body = format!(
+            r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{name}"}},"deleteOptions":{{"preconditions":{preconditions}}}}}"#
+        );
+        let (admin, path) = (admin.clone(), format!("{pods}/{name}/eviction"));
+        async move { admin.post(&path, &body).await }
+    };
+    let uid =
+        admin.post(pods, pod).await.expect(201).str_at(&["metadata", "uid"]).unwrap_or_default().to_owned();
+    // Without a budget, with one that has room, and in a state that no budget counts.
+    let refused = evict("p", r#"{"uid":"u"}"#).await.message(409);
+    assert!(
+        refused.contains("the UID in the precondition (u) does not match the UID in record"),
+        "{refused}"
+    );
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget =
+        r#"{"metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"a":"b"}}}}"#;
+    admin.post(budgets, budget).await.expect(201);
+    let room = r#"{"status":{"observedGeneration":1,"disruptionsAllowed":1,"currentHealthy":2,"desiredHealthy":1,"expectedPods":2}}"#;
+    admin.merge(&format!("{budgets}/b/status"), room).await.expect(200);
+    let phase = |phase: &str| format!(r#"{{"status":{{"phase":"{phase}"}}}}"#);
+    for now in ["Running", "Pending", "Failed"] {
+        admin.merge(&format!("{pods}/p/status"), &phase(now)).await.expect(200);
+        evict("p", r#"{"uid":"u"}"#).await.message(409);
+        evict("p", r#"{"resourceVersion":"1"}"#).await.message(409);
+    }
+    let left = admin.get(&format!("{budgets}/b")).await.expect(200);
+    assert_eq!(left.int_at(&["status", "disruptionsAllowed"]), Some(1));
+    evict("p", &format!(r#"{{"uid":"{uid}"}}"#)).await.expect(201);
+    world.close().await;
+}
