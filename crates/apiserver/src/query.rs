@@ -47,8 +47,13 @@ impl<'a> Query<'a> {
     /// The whole number of `key`.
     pub fn number(self, key: &str) -> Result<Option<i64>, Status> {
         let Some(value) = self.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
-        value.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing \"{value}\": invalid syntax"))
+        value.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+            use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+            let why = match error.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing \"{value}\": {why}"))
         })
     }
 }
@@ -85,19 +90,23 @@ pub fn get_options(query: Query<'_>) -> GetOptions {
 
 /// Options of a list or of a deletion of a collection.
 pub fn list_options(query: Query<'_>) -> Result<ListOptions, Status> {
-    if query.get("sendInitialEvents").is_some_and(|value| !value.is_empty()) {
-        let why = "sendInitialEvents is forbidden for list";
-        let cause = api::validation::cause::forbidden("sendInitialEvents", why);
-        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
-    }
-    Ok(ListOptions {
+    // How long a list may take is the server's to say, but what is said of it must be a number.
+    query.number("timeoutSeconds")?;
+    let options = ListOptions {
         label_selector: query.text("labelSelector"),
         field_selector: query.text("fieldSelector"),
         limit: query.number("limit")?.and_then(|limit| u64::try_from(limit).ok()).unwrap_or_default(),
         continue_token: query.text("continue"),
         resource_version: query.text("resourceVersion"),
         resource_version_match: query.text("resourceVersionMatch"),
-    })
+    };
+    if query.get("sendInitialEvents").is_some_and(|value| !value.is_empty()) {
+        let mut causes = crate::verbs::list::option_causes(&options);
+        let why = "sendInitialEvents is forbidden for list";
+        causes.push(api::validation::cause::forbidden("sendInitialEvents", why));
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes));
+    }
+    Ok(options)
 }
 
 /// Options of a create (`CreateOptions`), update (`UpdateOptions`) or patch (`PatchOptions`); `kind` names them in
@@ -353,6 +362,13 @@ mod tests {
         assert_eq!(query.number("limit").unwrap(), Some(5));
         assert!(query.flag("watch"));
         assert!(Query::new("limit=x").number("limit").is_err());
+        let told = |query| list_options(Query::new(query)).unwrap_err().message.to_string();
+        assert_eq!(told("timeoutSeconds=abc&limit=x"), "strconv.ParseInt: parsing \"abc\": invalid syntax");
+        let far = "99999999999999999999";
+        let expect = format!("strconv.ParseInt: parsing \"{far}\": value out of range");
+        assert_eq!(told(&format!("limit={far}")), expect);
+        let all = list_options(Query::new("sendInitialEvents=true&resourceVersionMatch=Exact")).unwrap_err();
+        assert_eq!(all.details.unwrap().causes.len(), 2);
         assert_eq!(percent_decode("%zz%4", false), "%zz%4");
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::interface::WatchEvent;
 use api::object::Object;
-use api::status::Status;
+use api::status::{Cause, Status};
 use api::validation::cause;
 use api::value::{Value, write_string};
 use bytes::Bytes;
@@ -108,21 +108,11 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
     let version = query.text("resourceVersion");
     let initial = query.get("sendInitialEvents").map(|value| value == "true" || value == "1");
     let matching = query.text("resourceVersionMatch");
-    let field = "resourceVersionMatch";
-    let mut causes = Vec::new();
-    if initial.is_some() && matching != "NotOlderThan" {
-        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-        causes.push(cause::forbidden(field, why));
-        if !matching.is_empty() {
-            causes.push(cause::not_supported(field, matching.as_str(), &["NotOlderThan"]));
-        }
-    } else if initial.is_none() && !matching.is_empty() {
-        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-        causes.push(cause::forbidden(field, why));
-    }
-    if !query.text("continue").is_empty() {
-        causes.push(cause::forbidden(field, "resourceVersionMatch is forbidden when continue is provided"));
-    }
+    // A watch from now on says so in the newer way by itself, as upstream completes it.
+    let is_completed = initial.is_none() && matching.is_empty() && matches!(version.as_str(), "" | "0");
+    let (has_initial, meant) =
+        if is_completed { (true, "NotOlderThan") } else { (initial.is_some(), matching.as_str()) };
+    let causes = option_causes(has_initial, meant, &query.text("continue"));
     if !causes.is_empty() {
         return Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes));
     }
@@ -137,6 +127,33 @@ fn start(exchange: &Exchange<'_>) -> Result<Start, Status> {
         None if revision == 0 => Start::Now,
         _ => Start::After(revision),
     })
+}
+
+/// The rules of `metav1/validation` for options of watches: all that is wrong. Pure.
+fn option_causes(has_initial: bool, matching: &str, token: &str) -> Vec<Cause> {
+    const FIELD: &str = "resourceVersionMatch";
+    let mut causes = Vec::new();
+    let mut forbid = |holds: bool, why: &str| {
+        if holds {
+            causes.push(cause::forbidden(FIELD, why));
+        }
+    };
+    let is_other = matching != "NotOlderThan";
+    forbid(
+        has_initial && is_other,
+        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+    );
+    if matching.is_empty() {
+        return causes;
+    }
+    forbid(!has_initial, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+    if is_other {
+        causes.push(cause::not_supported(FIELD, matching, &["NotOlderThan"]));
+    }
+    if !token.is_empty() {
+        causes.push(cause::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"));
+    }
+    causes
 }
 
 /// What comes to a watch beside events.
@@ -332,4 +349,29 @@ fn error_frame(status: &Status) -> Bytes {
     let mut out = event.to_bytes();
     out.push(b'\n');
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_with_the_options_of_a_watch_is_told() {
+        let check = |has_initial: bool, matching: &str, token: &str, expect: &[&str]| {
+            let causes = option_causes(has_initial, matching, token);
+            let told: Vec<&str> = causes.iter().map(|cause| cause.message.as_str()).collect();
+            assert_eq!(told, expect, "{has_initial} {matching} {token}");
+        };
+        let needs = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        let alone =
+            "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        let unknown = "Unsupported value: \"Exact\": supported values: \"NotOlderThan\"";
+        let paged = "Forbidden: resourceVersionMatch is forbidden when continue is provided";
+        check(false, "", "abc", &[]);
+        check(true, "NotOlderThan", "", &[]);
+        check(true, "", "", &[needs]);
+        check(true, "Exact", "", &[needs, unknown]);
+        check(false, "Exact", "", &[alone, unknown]);
+        check(false, "NotOlderThan", "abc", &[alone, paged]);
+    }
 }

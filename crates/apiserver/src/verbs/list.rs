@@ -7,6 +7,7 @@ use api::object::Object;
 use api::selector::label::Operator;
 use api::selector::{field, label};
 use api::status::{Cause, Details, Reason, Status};
+use api::validation::cause;
 use api::value::Str;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use base64::{DecodeError, Engine as _, alphabet};
@@ -93,6 +94,11 @@ pub fn list(
     let mut at = None;
     if !options.continue_token.is_empty() {
         let token = Token::decode(&options.continue_token)?;
+        if !matches!(options.resource_version.as_str(), "" | "0") {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
         after = Some(Storage::key(kind, &token.namespace, &token.name));
         at = token.revision;
     } else if options.resource_version_match == "Exact"
@@ -247,52 +253,34 @@ pub fn parse_revision(text: &str) -> Result<u64, Status> {
     })
 }
 
-/// The rules of `metav1/validation` for options of lists.
-fn check_options(options: &ListOptions) -> Result<(), Status> {
+/// The rules of `metav1/validation` for options of lists: all that is wrong. Pure.
+pub fn option_causes(options: &ListOptions) -> Vec<Cause> {
+    const FIELD: &str = "resourceVersionMatch";
     let (version, matching) = (options.resource_version.as_str(), options.resource_version_match.as_str());
-    let forbidden = |why: &str| {
-        Err(Status::invalid(
-            "meta.k8s.io",
-            "ListOptions",
-            "",
-            vec![Cause {
-                reason: "FieldValueForbidden".into(),
-                message: format!("Forbidden: {why}"),
-                field: "resourceVersionMatch".into(),
-            }],
-        ))
+    let mut causes = Vec::new();
+    if matching.is_empty() {
+        return causes;
+    }
+    let mut forbid = |holds: bool, why: &str| {
+        if holds {
+            causes.push(cause::forbidden(FIELD, why));
+        }
     };
-    match matching {
-        "" => {}
-        _ if version.is_empty() => {
-            return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
-        }
-        _ if !options.continue_token.is_empty() => {
-            return forbidden("resourceVersionMatch is forbidden when continue is provided");
-        }
-        "Exact" if version == "0" => {
-            return forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
-        }
-        "Exact" | "NotOlderThan" => {}
-        other => {
-            return Err(Status::invalid(
-                "meta.k8s.io",
-                "ListOptions",
-                "",
-                vec![Cause {
-                    reason: "FieldValueNotSupported".into(),
-                    message: format!(
-                        "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
-                    ),
-                    field: "resourceVersionMatch".into(),
-                }],
-            ));
-        }
+    forbid(version.is_empty(), "resourceVersionMatch is forbidden unless resourceVersion is provided");
+    forbid(!options.continue_token.is_empty(), "resourceVersionMatch is forbidden when continue is provided");
+    forbid(
+        matching == "Exact" && version == "0",
+        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+    );
+    if !matches!(matching, "Exact" | "NotOlderThan") {
+        causes.push(cause::not_supported(FIELD, matching, &["Exact", "NotOlderThan", ""]));
     }
-    if !options.continue_token.is_empty() && !matches!(version, "" | "0") {
-        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-    }
-    Ok(())
+    causes
+}
+
+fn check_options(options: &ListOptions) -> Result<(), Status> {
+    let causes = option_causes(options);
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)) }
 }
 
 /// Where the next page begins. Clients must not look into it.
@@ -360,6 +348,30 @@ impl Token {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn all_that_is_wrong_with_a_match_is_told() {
+        let check = |version: &str, matching: &str, token: &str, expect: &[&str]| {
+            let options = ListOptions {
+                resource_version: version.into(),
+                resource_version_match: matching.into(),
+                continue_token: token.into(),
+                ..ListOptions::default()
+            };
+            let causes = option_causes(&options);
+            let told: Vec<&str> = causes.iter().map(|cause| cause.message.as_str()).collect();
+            assert_eq!(told, expect, "{version} {matching} {token}");
+        };
+        let none = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
+        let paged = "Forbidden: resourceVersionMatch is forbidden when continue is provided";
+        let zero = "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+        let unknown = "Unsupported value: \"Perhaps\": supported values: \"Exact\", \"NotOlderThan\", \"\"";
+        check("", "", "abc", &[]);
+        check("5", "Exact", "", &[]);
+        check("", "Exact", "abc", &[none, paged]);
+        check("", "Perhaps", "abc", &[none, paged, unknown]);
+        check("0", "Exact", "", &[zero]);
+    }
 
     #[test]
     fn tokens_lead_back() {
