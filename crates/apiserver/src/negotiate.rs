@@ -185,23 +185,98 @@ pub enum BodyMedia {
 
 /// Reads the media type of a request's body.
 pub fn body_media(content_type: &str) -> Result<BodyMedia, Status> {
-    let name = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (name, parameters) = content_type.split_at(content_type.find(';').unwrap_or(content_type.len()));
+    let name = name.trim().to_ascii_lowercase();
     match name.as_str() {
+        _ if !are_parameters(parameters) => Err(unknown_format()),
         "" | "application/json" | "text/json" => Ok(BodyMedia::Json),
         "application/yaml" => Ok(BodyMedia::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(BodyMedia::Protobuf),
-        _ => Err(Status::new(
-            Reason::UnsupportedMediaType,
-            "the body of the request was in an unknown format - accepted media types include: application/json, \
-             application/yaml, application/vnd.kubernetes.protobuf",
-        )),
+        _ => Err(unknown_format()),
     }
+}
+
+fn unknown_format() -> Status {
+    Status::new(
+        Reason::UnsupportedMediaType,
+        "the body of the request was in an unknown format - accepted media types include: application/json, \
+         application/yaml, application/vnd.kubernetes.protobuf",
+    )
+}
+
+/// Whether a text is parameters of a media type (`; a=b; c="d"`), each of which has one value. Go allows a semicolon
+/// at the end.
+fn are_parameters(text: &str) -> bool {
+    let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?=".contains(c);
+    let mut given: Vec<(String, String)> = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let Some(after) = rest.strip_prefix(';') else { return false };
+        if after.trim().is_empty() {
+            return true;
+        }
+        let after = after.trim_start();
+        let (name, after) = after.split_at(after.find(|c| !is_token(c)).unwrap_or(after.len()));
+        let Some(after) = after.trim_start().strip_prefix('=').filter(|_| !name.is_empty()) else {
+            return false;
+        };
+        let after = after.trim_start();
+        let value = match after.strip_prefix('"') {
+            Some(quoted) => unquoted(quoted),
+            None => {
+                let (value, after) = after.split_at(after.find(|c| !is_token(c)).unwrap_or(after.len()));
+                (!value.is_empty()).then(|| (value.to_owned(), after))
+            }
+        };
+        let Some((value, after)) = value else { return false };
+        let name = name.to_ascii_lowercase();
+        if given.iter().any(|(known, other)| *known == name && *other != value) {
+            return false;
+        }
+        given.push((name, value));
+        rest = after.trim_start();
+    }
+    true
+}
+
+/// The text up to the quote that ends it, and what follows.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(letters.next()?.1),
+            '\r' | '\n' => return None,
+            letter => value.push(letter),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_body_has_a_media_type_with_whole_parameters() {
+        for right in ["", "; charset=utf-8", ";", " ; a=\"b; c\"", "; a=b; A=b", "; a=\"\""] {
+            let read = body_media(&format!("application/json{right}"));
+            assert_eq!(read.unwrap(), BodyMedia::Json, "{right}");
+        }
+        for wrong in ["; charset=", "; ;", "; a", "; a=b; a=c", "; a=\"b", "; =b", ",text/html", "; a=b c"] {
+            let status = body_media(&format!("application/json{wrong}")).unwrap_err();
+            assert_eq!(status.code, 415, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_parameters_are_answered(text in "[; =a\"\\\\é]{0,20}") {
+            let _ = are_parameters(&text);
+        }
+    }
 
     fn check(accept: &str, list: bool, expect: Option<(Media, Shape)>) {
         let got =

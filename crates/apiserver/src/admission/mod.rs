@@ -8,6 +8,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_topology_labels;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod taint_nodes;
 #[cfg(test)]
@@ -113,6 +114,7 @@ pub fn plugins() -> &'static [&'static dyn Plugin] {
         &taint_nodes::TaintNodesByCondition,
         &priority::Priority,
         &default_tolerations::DefaultTolerationSeconds,
+        &runtime_class::RuntimeClass,
         &pod_topology_labels::PodTopologyLabels,
     ]
 }

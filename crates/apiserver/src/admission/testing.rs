@@ -31,7 +31,16 @@ impl Case {
     }
 
     /// The pod as the plugin leaves it.
-    pub(super) fn mutate(mut self, plugin: &dyn Plugin) -> Result<Value, Status> {
+    pub(super) fn mutate(self, plugin: &dyn Plugin) -> Result<Value, Status> {
+        self.pass(plugin, false)
+    }
+
+    /// The pod as the plugin leaves it, if it then finds nothing wrong with it.
+    pub(super) fn admit(self, plugin: &dyn Plugin) -> Result<Value, Status> {
+        self.pass(plugin, true)
+    }
+
+    fn pass(mut self, plugin: &dyn Plugin, judges: bool) -> Result<Value, Status> {
         let lookups = Fake::new(self.others);
         let name = self.pod.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
         let kind = GroupVersionKind::parse("v1", "Pod");
@@ -50,6 +59,9 @@ impl Case {
             warnings: &mut Vec::new(),
         };
         plugin.mutate(&mut attributes, &lookups)?;
+        if judges {
+            plugin.validate(&attributes, &lookups)?;
+        }
         Ok(self.pod)
     }
 }

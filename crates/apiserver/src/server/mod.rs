@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::interface::{Answer, Call, Collection, List, PatchKind, Target};
 use api::print::IncludeObject;
-use api::schema::{DecodeError, protobuf};
+use api::schema::protobuf;
 use api::status::{Reason, Status};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -361,17 +361,18 @@ impl Exchange<'_> {
         let target = || Target::new(&info.resource, namespace, &info.name).subresource(&info.subresource);
         let collection = || Collection::new(&info.resource, namespace);
         let content_type = header(self.headers, CONTENT_TYPE);
+        let words = |unreadable: Unreadable| unreadable.must_be(expected_kind(kind, &info.subresource));
         Ok(match info.verb {
             "get" => Call::Get(target(), query::get_options(query)),
             "list" => Call::List(collection(), query::list_options(query)?),
             "create" => Call::Create(
                 target(),
-                to_json(content_type, body)?,
+                to_json(content_type, body).map_err(words)?,
                 query::write_options(query, "CreateOptions")?,
             ),
             "update" => Call::Update(
                 target(),
-                to_json(content_type, body)?,
+                to_json(content_type, body).map_err(words)?,
                 query::write_options(query, "UpdateOptions")?,
             ),
             "patch" => {
@@ -452,30 +453,59 @@ fn deprecation(kind: &Kind) -> Option<&'static str> {
 }
 
 /// The body as JSON.
-fn to_json(content_type: &str, body: Bytes) -> Result<Bytes, Status> {
-    match negotiate::body_media(content_type)? {
-        BodyMedia::Json => Ok(body),
-        BodyMedia::Yaml => {
-            api::schema::yaml_to_json(&body).map(Bytes::from).map_err(|error| unrecognized(&error, &body))
+fn to_json(content_type: &str, body: Bytes) -> Result<Bytes, Unreadable> {
+    let read = match negotiate::body_media(content_type).map_err(Unreadable::Refused)? {
+        BodyMedia::Json => return Ok(body),
+        BodyMedia::Yaml => api::schema::yaml_to_json(&body).map(Bytes::from),
+        BodyMedia::Protobuf => match protobuf::open(&body) {
+            Ok((meta, message)) => {
+                let (group, version) = api::names::split_api_version(&meta.api_version);
+                let ty = api::table::types().of_kind(group, version, &meta.kind).ok_or_else(|| {
+                    Unreadable::Refused(Status::bad_request(format!(
+                        "no kind \"{}\" is registered for version \"{}\"",
+                        meta.kind, meta.api_version
+                    )))
+                })?;
+                protobuf::decode(ty, &meta, message).map(|tree| Bytes::from(tree.to_bytes()))
+            }
+            Err(error) => Err(error),
+        },
+    };
+    read.map_err(|error| Unreadable::Body { why: error.to_string(), summary: api::schema::summary(&body) })
+}
+
+/// Why a body cannot be read.
+enum Unreadable {
+    /// For what it says that it is.
+    Refused(Status),
+    /// For what is in it.
+    Body { why: String, summary: String },
+}
+
+impl Unreadable {
+    /// What is said of it where an object of `kind` must be.
+    fn must_be(self, kind: &str) -> Status {
+        match self {
+            Self::Refused(status) => status,
+            Self::Body { why, summary } => Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): {why} ({summary})"
+            )),
         }
-        BodyMedia::Protobuf => {
-            let (meta, message) = protobuf::open(&body).map_err(|error| unrecognized(&error, &body))?;
-            let (group, version) = api::names::split_api_version(&meta.api_version);
-            let ty = api::table::types().of_kind(group, version, &meta.kind).ok_or_else(|| {
-                Status::bad_request(format!(
-                    "no kind \"{}\" is registered for version \"{}\"",
-                    meta.kind, meta.api_version
-                ))
-            })?;
-            let tree = protobuf::decode(ty, &meta, message).map_err(|error| unrecognized(&error, &body))?;
-            Ok(tree.to_bytes().into())
+    }
+
+    /// What is said of it where options must be.
+    fn plain(self) -> Status {
+        match self {
+            Self::Refused(status) => status,
+            Self::Body { why, .. } => Status::bad_request(why),
         }
     }
 }
 
-fn unrecognized(error: &DecodeError, body: &[u8]) -> Status {
-    let summary = api::schema::summary(body);
-    Status::bad_request(format!("the object provided is unrecognized: {error} ({summary})"))
+/// The kind of the body of a write: a subresource may have its own.
+fn expected_kind<'a>(kind: &'a Kind, subresource: &str) -> &'a str {
+    let own = kind.facts.subresource(subresource).map(|facts| facts.kind);
+    own.filter(|own| !own.is_empty()).unwrap_or(kind.facts.kind)
 }
 
 /// The body of a deletion; none is allowed.
@@ -483,7 +513,7 @@ fn options_body(content_type: &str, body: Bytes) -> Result<Option<api::value::Va
     if body.is_empty() {
         return Ok(None);
     }
-    let json = to_json(content_type, body)?;
+    let json = to_json(content_type, body).map_err(Unreadable::plain)?;
     api::schema::type_meta(&json).map_err(|error| Status::bad_request(error.to_string()))?;
     api::value::parse(&json).map(Some).map_err(|error| Status::bad_request(error.to_string()))
 }

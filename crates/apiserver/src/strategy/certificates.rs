@@ -141,7 +141,7 @@ fn date_conditions(new: &mut Value, old: &Value, context: &Context<'_>) {
 }
 
 /// The name of a signer: a domain and a path.
-fn signer_name(name: &str, path: &Path, causes: &mut Vec<Cause>) {
+pub(super) fn signer_name(name: &str, path: &Path, causes: &mut Vec<Cause>) {
     if name.is_empty() {
         causes.push(cause::required(path, ""));
         return;

@@ -5,7 +5,7 @@ use api::validation::metadata::IMMUTABLE;
 use api::validation::{Path, cause};
 use api::value::Value;
 
-use super::{Context, Strategy};
+use super::{Context, Strategy, pod_spec};
 
 /// One such kind.
 pub(super) struct Fixed {
@@ -106,6 +106,17 @@ impl Strategy for Fixed {
 
     fn allows_create_on_update(&self) -> bool {
         self.creates
+    }
+
+    /// Of the kinds here only one has parts that rules in code judge: the table cannot tell what tolerations may be.
+    fn validate(&self, object: &Value, _context: &Context<'_>) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        if self.resource.contains(&("node.k8s.io", "runtimeclasses")) {
+            let path = Path::root("scheduling").child("tolerations");
+            let tolerations = object.array_at(&["scheduling", "tolerations"]);
+            pod_spec::scheduling::tolerations(tolerations, &path, &mut causes);
+        }
+        causes
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _context: &Context<'_>) -> Vec<Cause> {

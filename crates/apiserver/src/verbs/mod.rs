@@ -1,6 +1,6 @@
 //! The verbs, each for all kinds.
 
-mod causes;
+pub(crate) mod causes;
 pub mod collection;
 pub mod create;
 pub mod delete;

@@ -9,6 +9,10 @@ use api::value::Value;
 use super::{Scope, environment, handlers, resources, security, text, volumes};
 use crate::strategy::words;
 
+/// How many rules of restarts a container may have, and how many exit codes each.
+const RESTART_RULES: usize = 20;
+const EXIT_CODES: usize = 255;
+
 /// The members of a container that watch over it.
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
@@ -22,12 +26,14 @@ pub(super) fn all(scope: Scope<'_>, volumes: &HashSet<&str>, path: &Path, causes
         common(container, scope, volumes, &path, causes);
         names.insert(text(container, "name"));
         watched(container, grace, &path, causes);
+        restarts(container, false, &path, causes);
     }
     host_port_conflicts(spec.array_at(&["containers"]), &list, causes);
     let list = path.child("initContainers");
     for (index, container) in spec.array_at(&["initContainers"]).iter().enumerate() {
         let path = list.index(index);
         common(container, scope, volumes, &path, causes);
+        restarts(container, true, &path, causes);
         let name = text(container, "name");
         if names.contains(name) {
             causes.push(cause::duplicate(path.child("name"), name));
@@ -69,10 +75,41 @@ fn common(
     if let Some(context) = container.get("securityContext").filter(|context| !context.is_null()) {
         security::container(context, scope.spec, &path.child("securityContext"), causes);
     }
+}
+
+/// When a container starts again. The table knows the words of the policy itself.
+fn restarts(container: &Value, is_init: bool, path: &Path, causes: &mut Vec<Cause>) {
     let rules = container.array_at(&["restartPolicyRules"]);
     if !rules.is_empty() && text(container, "restartPolicy").is_empty() {
         let why = "must specify restartPolicy when restart rules are used";
         causes.push(cause::required(path.child("restartPolicy"), why));
+        if is_init {
+            return;
+        }
+    }
+    let list = path.child("restartPolicyRules");
+    if rules.len() > RESTART_RULES {
+        causes.push(cause::too_many(&list, rules.len(), RESTART_RULES));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = list.index(index);
+        let known = ["Restart", "RestartAllContainers"];
+        if !known.contains(&text(rule, "action")) {
+            causes.push(cause::not_supported(path.child("action"), text(rule, "action"), &known));
+        }
+        let path = path.child("exitCodes");
+        let Some(codes) = rule.get("exitCodes").filter(|codes| !codes.is_null()) else {
+            causes.push(cause::required(path, "must be specified"));
+            continue;
+        };
+        let (operator, known) = (text(codes, "operator"), ["In", "NotIn"]);
+        if !known.contains(&operator) {
+            causes.push(cause::not_supported(path.child("operator"), operator, &known));
+        }
+        let values = codes.array_at(&["values"]).len();
+        if values > EXIT_CODES {
+            causes.push(cause::too_many(path.child("values"), values, EXIT_CODES));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use api::validation::{Path, cause, names};
 use api::value::Value;
 
 use super::text;
+use super::volumes::no_way_back;
 
 /// What a variable may show of its pod.
 const ENV_FIELDS: [&str; 9] = [
@@ -66,7 +67,10 @@ fn value_from(from: &Value, has_value: bool, path: &Path, causes: &mut Vec<Cause
             key_reference(reference, &path.child(key), causes);
         }
     }
-    sources += usize::from(present("fileKeyRef").is_some());
+    if let Some(reference) = present("fileKeyRef") {
+        sources += 1;
+        file_key(reference, &path.child("fileKeyRef"), causes);
+    }
     if sources == 0 {
         let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         causes.push(cause::invalid(path, "", why));
@@ -84,6 +88,42 @@ fn key_reference(reference: &Value, path: &Path, causes: &mut Vec<Cause>) {
     if !key.is_empty() {
         let wrong = names::is_config_map_key(key);
         causes.extend(wrong.iter().map(|why| cause::invalid(path.child("key"), key, why)));
+    }
+}
+
+/// A variable of a file in a volume. The table says what is needed.
+fn file_key(reference: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let (key, volume) = (text(reference, "key"), text(reference, "volumeName"));
+    if !key.is_empty() {
+        let wrong = names::is_environment_name(key);
+        causes.extend(wrong.iter().map(|why| cause::invalid(path.child("key"), key, why)));
+    }
+    if !volume.is_empty() {
+        let wrong = names::is_label(volume);
+        causes.extend(wrong.iter().map(|why| cause::invalid(path.child("volumeName"), volume, why)));
+    }
+    no_way_back(text(reference, "path"), &path.child("path"), causes);
+}
+
+/// Files with variables lie in empty volumes of the pod.
+pub(super) fn file_volumes(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    for (container, path) in super::every_container(spec, path) {
+        for (index, variable) in container.array_at(&["env"]).iter().enumerate() {
+            let Some(reference) = variable.at(&["valueFrom", "fileKeyRef"]).filter(|it| !it.is_null()) else {
+                continue;
+            };
+            let name = text(reference, "volumeName");
+            let path = path.child("env").index(index).child("valueFrom").child("fileKeyRef");
+            let mut volumes = spec.array_at(&["volumes"]).iter();
+            match volumes.rfind(|volume| text(volume, "name") == name) {
+                None => causes.push(cause::not_found(path.child("volumeName"), name)),
+                Some(volume) if volume.get("emptyDir").is_none_or(Value::is_null) => {
+                    let why = "referenced volume must be of type emptyDir";
+                    causes.push(cause::invalid(path.child("volumeName"), name, why));
+                }
+                Some(_) => {}
+            }
+        }
     }
 }
 

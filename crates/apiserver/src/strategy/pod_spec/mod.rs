@@ -4,14 +4,16 @@
 mod containers;
 mod environment;
 mod handlers;
+mod projected;
 mod resources;
-mod scheduling;
+pub(super) mod scheduling;
 mod security;
 #[cfg(test)]
 mod tests;
 pub(super) mod update;
 mod volumes;
 pub(super) mod warnings;
+mod windows;
 
 use std::collections::HashSet;
 
@@ -101,7 +103,9 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     let spec = scope.spec;
     let volumes = volumes::all(spec, &path.child("volumes"), causes);
+    claims(spec, &path.child("resourceClaims"), causes);
     containers::all(scope, &volumes, path, causes);
+    resources::pod(spec, &path.child("resources"), causes);
     host_network(scope, &path.child("containers"), causes);
     words::one_of(
         text(spec, "restartPolicy"),
@@ -121,6 +125,8 @@ fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
     dns(spec, &path.child("dnsConfig"), causes);
     gates(spec, path, causes);
     scheduling::spread(spec, &path.child("topologySpreadConstraints"), causes);
+    windows::host_process(spec, path, causes);
+    own_users(spec, path, causes);
     hostname_override(spec, path, causes);
     identity(spec, path, causes);
     scheduling::tolerations(spec.array_at(&["tolerations"]), &path.child("tolerations"), causes);
@@ -130,8 +136,72 @@ fn all(scope: Scope<'_>, path: &Path, causes: &mut Vec<Cause>) {
         let path = path.child("runtimeClassName");
         causes.extend(names::is_subdomain(class).iter().map(|why| cause::invalid(&path, class, why)));
     }
+    resources::overhead(spec.get("overhead"), &path.child("overhead"), causes);
     if let Some(system) = spec.get("os").filter(|system| !system.is_null()) {
         words::one_of(text(system, "name"), &["linux", "windows"], &path.child("os"), causes);
+        windows::of_system(spec, path, causes);
+    }
+    environment::file_volumes(spec, path, causes);
+}
+
+/// All containers in the order in which upstream visits them.
+fn every_container<'a>(spec: &'a Value, path: &Path) -> Vec<(&'a Value, Path)> {
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let of = |list: &'static str| {
+        let path = path.child(list);
+        spec.array_at(&[list]).iter().enumerate().map(move |(index, each)| (each, path.index(index)))
+    };
+    lists.into_iter().flat_map(of).collect()
+}
+
+/// A pod with users of its own shares no other namespace with the node.
+fn own_users(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let why = "when `hostUsers` is false";
+    if spec.bool_at(&["hostUsers"]) != Some(false) {
+        return;
+    }
+    // The names as upstream writes them.
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if spec.bool_at(&[field]) == Some(true) {
+            causes.push(cause::forbidden(path.child(shown), why));
+        }
+    }
+    for (container, path) in every_container(spec, path) {
+        if !container.array_at(&["volumeDevices"]).is_empty() {
+            causes.push(cause::forbidden(path.child("volumeDevices"), why));
+        }
+    }
+}
+
+/// Each claim has a name of its own, and one of the two ways to say what is claimed.
+fn claims(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
+    for (index, claim) in spec.array_at(&["resourceClaims"]).iter().enumerate() {
+        let path = path.index(index);
+        let name = text(claim, "name");
+        if !name.is_empty() && seen.insert(name) {
+            let wrong = names::is_label(name);
+            causes.extend(wrong.iter().map(|why| cause::invalid(path.child("name"), name, why)));
+        }
+        let ways = ["resourceClaimName", "resourceClaimTemplateName"];
+        let given: Vec<&str> = ways.into_iter().filter(|way| claim.str_at(&[way]).is_some()).collect();
+        if given.len() != 1 {
+            let members = [
+                ("Name", claim.get("name")),
+                ("ResourceClaimName", claim.get(ways[0])),
+                ("ResourceClaimTemplateName", claim.get(ways[1])),
+            ];
+            let why = if given.is_empty() {
+                "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
+            } else {
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
+            };
+            causes.push(words::shown("FieldValueInvalid", &path, "Invalid value", &members, why));
+        }
+        for way in given {
+            let (name, path) = (text(claim, way), path.child(way));
+            causes.extend(names::is_subdomain(name).iter().map(|why| cause::invalid(&path, name, why)));
+        }
     }
 }
 

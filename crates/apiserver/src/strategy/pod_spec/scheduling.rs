@@ -8,19 +8,19 @@ use api::value::Value;
 
 use super::text;
 
-pub(crate) fn tolerations(tolerations: &[Value], path: &Path, causes: &mut Vec<Cause>) {
+pub(in crate::strategy) fn tolerations(tolerations: &[Value], path: &Path, causes: &mut Vec<Cause>) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let path = path.index(index);
         let member = |key| text(toleration, key);
         let (operator, value) = (member("operator"), member("value"));
+        if !member("key").is_empty() {
+            let wrong = names::is_label_key(member("key"));
+            causes.extend(wrong.iter().map(|why| cause::invalid(path.child("key"), member("key"), why)));
+        }
         if member("key").is_empty() && operator != "Exists" {
             let why =
                 "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             causes.push(cause::invalid(path.child("operator"), operator, why));
-        }
-        if !member("key").is_empty() {
-            let wrong = names::is_label_key(member("key"));
-            causes.extend(wrong.iter().map(|why| cause::invalid(path.child("key"), member("key"), why)));
         }
         let seconds = toleration.get("tolerationSeconds").is_some_and(|seconds| !seconds.is_null());
         if seconds && member("effect") != "NoExecute" {
@@ -38,7 +38,17 @@ pub(crate) fn tolerations(tolerations: &[Value], path: &Path, causes: &mut Vec<C
                 let why = "value must be empty when `operator` is 'Exists'";
                 causes.push(cause::invalid(path.child("operator"), value, why));
             }
-            _ => {}
+            "Exists" => {}
+            // Upstream knows these, behind a gate that is off.
+            "Lt" | "Gt" => {
+                let known = ["Equal", "Exists", "Lt", "Gt"];
+                causes.push(cause::not_supported(path.child("operator"), operator, &known));
+            }
+            _ => causes.push(cause::not_supported(path.child("operator"), operator, &["Equal", "Exists"])),
+        }
+        let (effect, known) = (member("effect"), ["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        if !effect.is_empty() && !known.contains(&effect) {
+            causes.push(cause::not_supported(path.child("effect"), effect, &known));
         }
     }
 }

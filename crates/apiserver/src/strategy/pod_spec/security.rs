@@ -6,11 +6,13 @@ use api::status::Cause;
 use api::validation::{Path, cause, names};
 use api::value::Value;
 
-use super::{text, volumes};
+use super::{text, volumes, windows};
 use crate::strategy::words;
 
 /// How long the name of a setting of the kernel may be.
 const SYSCTL_NAME_BYTES: usize = 253;
+/// How long the name of a profile of the kernel may be.
+const APP_ARMOR_BYTES: usize = 4095;
 /// What such a name looks like, in upstream's words.
 const SYSCTL_NAME: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 
@@ -33,8 +35,10 @@ pub(super) fn pod(spec: &Value, path: &Path, causes: &mut Vec<Cause>) {
         let path = path.child("supplementalGroups").index(index);
         causes.extend(wrong.iter().map(|why| cause::invalid(&path, group, why)));
     }
-    seccomp(context, &path.child("seccompProfile"), causes);
     sysctls(context, &path.child("sysctls"), causes);
+    seccomp(context, &path.child("seccompProfile"), causes);
+    windows::options(context, path, causes);
+    app_armor(context, &path.child("appArmorProfile"), causes);
 }
 
 fn sysctls(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
@@ -78,6 +82,31 @@ pub(super) fn container(context: &Value, spec: &Value, path: &Path, causes: &mut
     if forbids && adds.iter().any(|capability| capability.as_str() == Some("CAP_SYS_ADMIN")) {
         let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
         causes.push(cause::invalid(path, context.clone(), why));
+    }
+    windows::options(context, path, causes);
+    app_armor(context, &path.child("appArmorProfile"), causes);
+}
+
+/// The table knows the types.
+fn app_armor(context: &Value, path: &Path, causes: &mut Vec<Cause>) {
+    let Some(profile) = context.get("appArmorProfile").filter(|profile| !profile.is_null()) else { return };
+    let path = path.child("localhostProfile");
+    match (text(profile, "type"), profile.str_at(&["localhostProfile"])) {
+        ("Localhost", None | Some("")) => {
+            causes.push(cause::required(path, "must be set when AppArmor type is Localhost"));
+        }
+        ("Localhost", Some(local)) => {
+            if local.trim() != local {
+                causes.push(cause::invalid(&path, local, "must not be padded with whitespace"));
+            }
+            if local.len() > APP_ARMOR_BYTES {
+                causes.push(cause::too_long(&path, APP_ARMOR_BYTES));
+            }
+        }
+        ("RuntimeDefault" | "Unconfined", Some(local)) => {
+            causes.push(cause::invalid(path, local, "can only be set when AppArmor type is Localhost"));
+        }
+        _ => {}
     }
 }
 

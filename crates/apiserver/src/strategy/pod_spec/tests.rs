@@ -196,3 +196,31 @@ fn rarer_mistakes_are_named_as_upstream_does() {
         ],
     );
 }
+
+/// Bodies that upstream 1.37.2 refused, each with the causes that it told, in its order.
+const UPSTREAM: &str = include_str!("upstream.jsonl");
+
+#[test]
+fn what_is_wrong_with_several_members_is_told_in_upstreams_words_and_order() {
+    let pods = crate::kinds::find(&api::names::PODS).unwrap();
+    let ty = pods.stored_facts.ty;
+    let mut different = String::new();
+    for line in UPSTREAM.lines() {
+        let told = api::value::parse(line.as_bytes()).unwrap();
+        let mut object =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"}});
+        object.set(&["spec"], told.get("spec").cloned().unwrap());
+        let mut object = api::schema::decode(ty, &object.to_bytes(), api::schema::FieldValidation::Strict)
+            .unwrap_or_else(|error| panic!("{error}: {line}"))
+            .value;
+        api::schema::apply_defaults(ty, &mut object);
+        let causes =
+            crate::verbs::causes::merged(pods, api::schema::validate(ty, &object), pod(&object, true));
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        let expect: Vec<&str> = told.array_at(&["causes"]).iter().filter_map(Value::as_str).collect();
+        if causes != expect {
+            different.push_str(&format!("{line}\n  instead: {causes:#?}\n"));
+        }
+    }
+    assert!(different.is_empty(), "{different}");
+}

@@ -6,7 +6,7 @@ use api::status::Cause;
 use api::validation::{Path, cause, names};
 use api::value::Value;
 
-use super::{environment, text};
+use super::{environment, projected, text};
 
 /// The modes that a file may have.
 const MODES: std::ops::RangeInclusive<i64> = 0..=0o777;
@@ -78,7 +78,8 @@ fn source(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
                 downward_file(file, &path, causes);
             }
         }
-        "projected" => projected(source, &path, causes),
+        "gitRepo" => descending(text(source, "directory"), &path.child("directory"), causes),
+        "projected" => all_sources(source, &path, causes),
         _ => {}
     }
 }
@@ -128,7 +129,7 @@ fn downward_file(file: &Value, path: &Path, causes: &mut Vec<Cause>) {
     mode(file, "mode", path, causes);
 }
 
-fn projected(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
+fn all_sources(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
     mode(volume, "defaultMode", path, causes);
     let mut taken = HashSet::new();
     for (index, source) in volume.array_at(&["sources"]).iter().enumerate() {
@@ -156,8 +157,15 @@ fn projected(volume: &Value, path: &Path, causes: &mut Vec<Cause>) {
             count += 1;
             token_projection(token, &place.child("serviceAccountToken"), path, causes);
         }
-        for kind in ["clusterTrustBundle", "podCertificate"] {
-            count += usize::from(source.get(kind).is_some_and(|part| !part.is_null()));
+        if let Some(bundle) = source.get("clusterTrustBundle").filter(|part| !part.is_null()) {
+            count += 1;
+            let place = place.child("clusterTrustBundle");
+            projected::trust_bundle(bundle, &place, path, &mut taken, causes);
+        }
+        if let Some(certificate) = source.get("podCertificate").filter(|part| !part.is_null()) {
+            count += 1;
+            let place = place.child("podCertificate");
+            projected::certificate(certificate, &place, path, &mut taken, causes);
         }
         if count > 1 {
             causes.push(cause::forbidden(place, "may not specify more than 1 volume type per source"));
@@ -189,14 +197,14 @@ pub(super) fn descending(target: &str, path: &Path, causes: &mut Vec<Cause>) {
     no_way_back(target, path, causes);
 }
 
-fn no_way_back(target: &str, path: &Path, causes: &mut Vec<Cause>) {
+pub(super) fn no_way_back(target: &str, path: &Path, causes: &mut Vec<Cause>) {
     if target.split('/').any(|part| part == "..") {
         causes.push(cause::invalid(path, target, "must not contain '..'"));
     }
 }
 
 /// Names that begin with two dots are those of the node's own links.
-fn not_reserved(target: &str, path: &Path, causes: &mut Vec<Cause>) {
+pub(super) fn not_reserved(target: &str, path: &Path, causes: &mut Vec<Cause>) {
     descending(target, path, causes);
     if target.starts_with("..") && !target.starts_with("../") && target != ".." {
         causes.push(cause::invalid(path, target, "must not start with '..'"));

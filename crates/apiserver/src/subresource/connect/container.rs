@@ -5,33 +5,51 @@ use api::status::Status;
 use api::value::Value;
 
 use super::Way;
+use super::options::{LogOptions, check_ports};
 use super::target::dial_agent;
 use crate::gate::Gate;
 use crate::kinds;
 use crate::query::Query;
 use crate::route::Info;
 
+/// The way to a pod's log; none while the pod has no node, for upstream has nothing to say of a pod that nobody runs yet.
+pub(super) async fn to_log(gate: &Gate, info: &Info, query: &str) -> Result<Option<Way>, Status> {
+    let options = LogOptions::read(Query::new(query), &info.name)?;
+    let pod = pod(gate, info)?;
+    let container = container(&pod, &info.name, &options.container)?;
+    let Ok(node) = node_of(&pod, &info.name) else { return Ok(None) };
+    let path = format!("/containerLogs/{}/{}/{container}{}", info.namespace, info.name, options.to_query());
+    dial_agent(gate, &node, path).await.map(Some)
+}
+
 /// The way to the container that is meant.
 pub(super) async fn to_container(gate: &Gate, info: &Info, query: &str) -> Result<Way, Status> {
-    let kind = kinds::require(&names::PODS)?;
-    let pod = gate.storage().require(kind, &info.namespace, &info.name)?.to_tree();
-    let node = node_of(&pod, &info.name)?;
     let parameters = Query::new(query);
-    let container =
-        |pod: &Value| container(pod, &info.name, parameters.get("container").as_deref().unwrap_or_default());
+    if info.subresource == "portforward" {
+        check_ports(parameters)?;
+    }
+    let pod = pod(gate, info)?;
+    let node = node_of(&pod, &info.name)?;
     let place = format!("{}/{}", info.namespace, info.name);
     let path = match info.subresource.as_str() {
-        "log" => format!("/containerLogs/{place}/{}{}", container(&pod)?, renamed(query, &[])),
         "portforward" => format!("/portForward/{place}{}", renamed(query, &[])),
         verb => {
-            let names = [("stdin", "input"), ("stdout", "output"), ("stderr", "error")];
-            format!("/{verb}/{place}/{}{}", container(&pod)?, renamed(query, &names))
+            let names = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+            let wanted = parameters.get("container").unwrap_or_default();
+            let container = container(&pod, &info.name, &wanted)?;
+            format!("/{verb}/{place}/{container}{}", renamed(query, &names))
         }
     };
     dial_agent(gate, &node, path).await
 }
 
-/// The query with the names that the agent knows; the container is in the path.
+fn pod(gate: &Gate, info: &Info) -> Result<Value, Status> {
+    let kind = kinds::require(&names::PODS)?;
+    Ok(gate.storage().require(kind, &info.namespace, &info.name)?.to_tree())
+}
+
+/// The query with the names that the agent knows; the container is in the path. All that is named is a switch: on,
+/// unless it says that it is off.
 fn renamed(query: &str, names: &[(&str, &str)]) -> String {
     let parameters: Vec<String> = query
         .split('&')
@@ -41,19 +59,15 @@ fn renamed(query: &str, names: &[(&str, &str)]) -> String {
             if key == "container" {
                 return None;
             }
-            let key = names.iter().find(|(from, _)| *from == key).map_or(key, |(_, to)| *to);
-            let value = if names.is_empty() || value != "true" { value } else { "1" };
-            Some(format!("{key}={value}"))
+            match names.iter().find(|(from, _)| *from == key) {
+                Some((_, to)) => {
+                    (value != "0" && !value.eq_ignore_ascii_case("false")).then(|| format!("{to}=1"))
+                }
+                None => Some(format!("{key}={value}")),
+            }
         })
         .collect();
     if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) }
-}
-
-/// Whether a pod has no node yet.
-pub(super) fn is_unplaced(gate: &Gate, info: &Info) -> Result<bool, Status> {
-    let kind = kinds::require(&names::PODS)?;
-    let pod = gate.storage().require(kind, &info.namespace, &info.name)?.to_tree();
-    Ok(pod.str_at(&["spec", "nodeName"]).unwrap_or_default().is_empty())
 }
 
 fn node_of(pod: &Value, name: &str) -> Result<String, Status> {
@@ -104,12 +118,12 @@ mod tests {
 
     #[test]
     fn the_agent_gets_the_names_that_it_knows() {
-        let names = [("stdin", "input"), ("stdout", "output")];
+        let names = [("stdin", "input"), ("stdout", "output"), ("tty", "tty")];
         assert_eq!(
-            renamed("command=ls&container=c&stdin=true&tty=true", &names),
-            "?command=ls&input=1&tty=1"
+            renamed("command=true&container=c&stdin=maybe&stdout=False&tty=true", &names),
+            "?command=true&input=1&tty=1"
         );
-        assert_eq!(renamed("follow=true&container=c", &[]), "?follow=true");
+        assert_eq!(renamed("ports=80&container=c", &[]), "?ports=80");
         assert_eq!(renamed("", &[]), "");
     }
 

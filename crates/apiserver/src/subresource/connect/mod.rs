@@ -5,6 +5,7 @@
 
 mod container;
 mod dial;
+mod options;
 mod pass;
 mod target;
 
@@ -54,16 +55,18 @@ pub async fn connect(
     if info.subresource == "proxy" && info.rest.is_empty() {
         return Ok(redirect(request.uri()));
     }
-    if info.subresource == "log" && container::is_unplaced(gate, info)? {
-        // Upstream has nothing to say of a pod that nobody runs yet.
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return Ok(response);
-    }
     let way = match (info.resource.resource.as_str(), info.subresource.as_str()) {
         ("pods", "proxy") => target::to_pod(gate, info, query).await?,
         ("services", "proxy") => target::to_service(gate, info, query).await?,
         ("nodes", "proxy") => target::to_node(gate, info, query).await?,
+        ("pods", "log") => match container::to_log(gate, info, query).await? {
+            Some(way) => way,
+            None => {
+                let mut response = Response::new(Body::Empty);
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                return Ok(response);
+            }
+        },
         ("pods", _) => container::to_container(gate, info, query).await?,
         _ => return Err(kinds::not_found()),
     };
