@@ -182,8 +182,8 @@ impl Registration {
     fn note_turns(&self, uid: &Str, before: &Value, after: &Value) {
         for reason in turns(before, after) {
             if reason == NOT_READY {
-                let conditions = after.array_at(&["conditions"]).iter();
-                let ready = conditions.filter(|one| one.str_at(&["type"]) == Some("Ready")).last();
+                let mut conditions = after.array_at(&["conditions"]).iter();
+                let ready = conditions.rfind(|one| one.str_at(&["type"]) == Some("Ready"));
                 let why = ready.and_then(|ready| ready.str_at(&["message"])).unwrap_or_default();
                 warn!(node = self.settings.node, why, "the node is not ready");
             }
