@@ -142,6 +142,8 @@ impl Admin {
         let query = Pairs::parse(parts.uri.query())?;
         match (parts.method.as_str(), parts.uri.path()) {
             ("GET", "/status") => Ok(document(&self.status().await)),
+            // A part of the same; the whole counts pods and memory, which `up` does not wait for.
+            ("GET", "/pressures") => Ok(document(&json!({"node": {"pressures": self.pressures()}}))),
             ("POST", "/progress") => Ok(self.follow_progress()),
             ("GET", "/objects") => self.objects(&query).await,
             ("POST", "/down") => self.down(&read(body).await?).await,

@@ -118,7 +118,7 @@ pub fn up(arguments: &Arguments, options: &Up, clock: &Clock) -> anyhow::Result<
     }
     turn.end();
     // Without it pods would wait, and nothing here would say for what. An instance that ends at once says nothing.
-    if let Ok(status) = runtime.block_on(admin.get("/status")) {
+    if let Ok(status) = runtime.block_on(admin.get("/pressures")) {
         tell_pressures(&status);
     }
     output::line("ready. Try:  kubectl create deployment hello --image=ondol.local/echo:v1 --replicas=3");
